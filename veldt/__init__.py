@@ -1,0 +1,1 @@
+"""Veldt: distributed deep reinforcement learning in PyTorch."""

@@ -1,0 +1,161 @@
+"""The protocols, on one page: everything else in Veldt is an implementation of one of these.
+
+Parts never wait: they answer `can_...()`, do one bounded unit of work per `step()`, and say in words what they are
+`waiting_for()`. Only ports wait, and only runtimes make ports; a port has the protocol of the part behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from veldt.data import ArraySpec, Batch, Episode, TimeStep, Tree, Weights
+
+State = dict[str, Any]
+"""What a part saves: nested dicts (string keys) and lists of numbers, strings, booleans, None, numpy arrays and tensors."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a replica of a bundle stands in its program, and the root of its random numbers.
+
+    Seeds form a tree, run -> role -> replica -> environment, so that no two random streams are ever the same and
+    adding an actor does not change what the others do.
+    """
+
+    replica: int = 0
+    replicas: int = 1
+    seed: int = 0
+    device: str = "cpu"
+
+    def seeds(self, role: str) -> np.random.SeedSequence:
+        """The root of the random numbers of one role of this replica, such as `actor` or `selector`."""
+        return np.random.SeedSequence(self.seed, spawn_key=(*role.encode(), self.replica))
+
+
+@runtime_checkable
+class Environments(Protocol):
+    """B environments that step together, in the time convention of `veldt.data` (next-step autoreset)."""
+
+    streams: int
+
+    def reset(self) -> TimeStep:
+        """Starts B episodes: all rows are `first`."""
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        """Acts with `action` [B, ...]. A stream whose row was `last` ignores it and starts its next episode."""
+
+    def pop_episodes(self) -> list[Episode]:
+        """The episodes that finished since the last call."""
+
+    def state_dict(self) -> State | None:
+        """What `load_state_dict` needs to go on mid-episode; None if this family of environments cannot."""
+
+    def load_state_dict(self, state: State | None) -> TimeStep:
+        """Goes on where `state_dict` was taken, or starts new episodes from None; the row at which to act next."""
+
+    def close(self) -> None: ...
+
+
+class Acted(NamedTuple):
+    """What an agent did at one row: action [B, ...], the next recurrent state, and what objectives asked to record."""
+
+    action: np.ndarray
+    state: Tree
+    extras: dict[str, np.ndarray]
+
+
+class Agent(Protocol):
+    """How to act, and the networks that objectives differentiate. An `nn.Module`."""
+
+    def initial_state(self, batch_size: int) -> Tree:
+        """The recurrent state at an episode's start, a tree of [B, ...]; None for a feed-forward agent."""
+
+    def act(self, obs: Tree, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
+        """Acts at obs (numpy, tree of [B, ...]) with one exploration value per stream [B]. No gradients."""
+
+
+class Loss(NamedTuple):
+    """value: [] to minimise; priorities: float32 [B] for the memory, or None; metrics: scalars, detached."""
+
+    value: torch.Tensor
+    priorities: torch.Tensor | None
+    metrics: dict[str, torch.Tensor]
+
+
+class Objective(Protocol):
+    """What to minimise: a frozen dataclass of hyperparameters without state."""
+
+    @property
+    def extras(self) -> Mapping[str, ArraySpec]:
+        """What actors must record for this objective, and nothing else."""
+
+    def __call__(self, online: Any, target: Any, batch: Batch[Any]) -> Loss: ...
+
+
+class Inlet(Protocol):
+    """An actor's side of a memory: streams it writes in place, and a commit that makes rows readable."""
+
+    rows: Mapping[str, Tree]
+    """The ring: each field is a tree of arrays [rows, B, ...]; row r of the stream stands at r % rows."""
+
+    def can_insert(self) -> bool:
+        """Whether one more unroll may be written now."""
+
+    def commit(self, end: int, priorities: np.ndarray | None) -> None:
+        """Rows before `end` are whole, and row `end` holds obs, first and last. Nothing before `end` changes again."""
+
+    def waiting_for(self) -> str: ...
+
+
+class Memory(Protocol):
+    """Experience, to be written by actors and sampled by a learner. Never blocks."""
+
+    def can_sample(self) -> bool: ...
+
+    def sample(self) -> Batch[Any]:
+        """The next batch. Its tensors are the caller's until the next call."""
+
+    def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        """New priorities for items sampled before; those evicted in between are passed over."""
+
+    def waiting_for(self) -> str: ...
+
+
+class Parameters(Protocol):
+    """The weights everybody works with: published in whole versions, changed by gradients."""
+
+    version: int
+
+    def pull(self, newer_than: int) -> Weights | None:
+        """The newest version if it is newer than `newer_than`, else None."""
+
+    def push(self, gradients: Sequence[torch.Tensor | None], based_on: int) -> int:
+        """Applies gradients computed at version `based_on`; the version made, or the unchanged one: dropped."""
+
+
+@runtime_checkable
+class Worker(Protocol):
+    """A part that a scheduler drives: actor, learner, evaluator, parameter shard."""
+
+    def step(self) -> bool:
+        """One bounded unit of work; False if nothing is possible now."""
+
+    def waiting_for(self) -> str:
+        """What would make `step()` possible, in words and numbers."""
+
+    def metrics(self) -> dict[str, float]:
+        """What happened since the last call, by name."""
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """A part whose state belongs to a checkpoint."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
