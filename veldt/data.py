@@ -23,7 +23,7 @@ This module knows numpy and torch, and nothing else of Veldt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -52,6 +52,13 @@ def tree_items(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from tree_items(tree[key], f"{path}/{key}" if path else key)
     else:
         yield path, tree
+
+
+def tree_from_items(tree: Tree, values: Mapping[str, Any], path: str = "") -> Tree:
+    """A tree of the shape of `tree` whose leaf at each path is `values[path]`: the inverse of `tree_items`."""
+    if isinstance(tree, dict):
+        return {key: tree_from_items(tree[key], values, f"{path}/{key}" if path else key) for key in sorted(tree)}
+    return values[path]
 
 
 def tree_leaves(tree: Tree) -> list[Any]:

@@ -69,3 +69,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known word, or an empty string if nothing is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def require_between(name: str, value: float, low: float, high: float) -> None:
+    """Raises `ConfigError` unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}")
+
+
+def require_at_least(name: str, value: float, least: float, unit: str = "") -> None:
+    """Raises `ConfigError` unless `value >= least`."""
+    if not value >= least:
+        raise ConfigError(f"{name} must be >= {least:g}{unit}, got {value:g}")

@@ -1,0 +1,1 @@
+"""The algorithms as pure functions, time-major: no state, no time, no processes."""

@@ -1,0 +1,1 @@
+"""Networks: encoders of observations, recurrent cores, heads."""

@@ -1,0 +1,48 @@
+"""Recurrent cores: an LSTM over time-major rows that forgets before it reads the first row of an episode.
+
+Refuses nothing: shapes are the caller's contract.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+State = dict[str, torch.Tensor]
+
+
+class LSTMCore(nn.Module):
+    """One LSTM layer of `units` cells. Its state is {"c", "h"}, each float32 [B, units], zeros as an episode starts."""
+
+    def __init__(self, features: int, units: int) -> None:
+        super().__init__()
+        self.units = units
+        self.lstm = nn.LSTM(features, units)
+
+    def initial_state(self, batch_size: int) -> State:
+        """Zeros, on the weights' device."""
+        weight = next(self.parameters())
+        return {"c": weight.new_zeros(batch_size, self.units), "h": weight.new_zeros(batch_size, self.units)}
+
+    def forward(self, inputs: torch.Tensor, state: State, first: torch.Tensor) -> tuple[torch.Tensor, State]:
+        """Reads T rows: the outputs, float32 [T, B, units], and the state after the last one.
+
+        inputs: float32 [T, B, features]; state: before row 0, unless first[0] forgets it; first: bool [T, B].
+
+        The state entering row t is zeroed where first[t], before the row is read (SYSTEMS 1.7). Rows between resets
+        run as one fused call, so the cost grows with the number of rows in which any stream starts an episode.
+        """
+        starts = [row for row, starts_one in enumerate(first.any(dim=1).tolist()) if starts_one]
+        bounds = [0, *(row for row in starts if row > 0), len(inputs)]
+        hidden, cell = state["h"].unsqueeze(0), state["c"].unsqueeze(0)
+        outputs = []
+        for begin, end in pairwise(bounds):
+            if begin in starts:
+                forget = first[begin].unsqueeze(-1)
+                hidden, cell = hidden.masked_fill(forget, 0.0), cell.masked_fill(forget, 0.0)
+            output, (hidden, cell) = self.lstm(inputs[begin:end], (hidden, cell))
+            outputs.append(output)
+        whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return whole, {"c": cell[0], "h": hidden[0]}

@@ -1,0 +1,145 @@
+"""The actor: acts in B environments and writes what happens into its streams, one unroll per `step()`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from veldt.core import Agent, Inlet, Memory, Parameters, Place, State
+from veldt.data import EnvSpec, Episode, TimeStep, tree_leaves
+from veldt.math.exploration import Exploration
+from veldt.parts.frame_stack import FrameStack
+from veldt.parts.parameters import Follower
+
+
+class Actor:
+    """Writes unrolls of `unroll_steps` rows of `streams` environments into its inlet of `memory`.
+
+    It pulls the weights before each unroll, never inside one. Steps are counted where an action counts: not at the
+    rows that end episodes. An actor that starts, or starts again, writes `first` rows: no episode is ever joined to
+    another.
+    """
+
+    def __init__(
+        self,
+        make_agent: Callable[[], Any],
+        env: EnvSpec,
+        exploration: Exploration,
+        *,
+        unroll_steps: int,
+        streams: int,
+        memory: Memory,
+        parameters: Parameters,
+        place: Place,
+    ) -> None:
+        """Args:
+        make_agent: builds the agent; its weights come from `parameters`.
+        env: the environment to make `streams` of.
+        exploration: how much each stream explores.
+        unroll_steps: rows written between two commits.
+        memory: has an inlet for each actor.
+        parameters: where the weights come from.
+        place: which actor of how many this is, and its seeds.
+        """
+        self._agent: Agent = make_agent()
+        self._follower = Follower(self._agent, parameters)
+        self._inlet: Inlet = memory.inlet(place.replica)
+        environments, actions = place.seeds("actor").spawn(2)
+        self._env = env.make(streams, environments)
+        self._random = np.random.Generator(np.random.PCG64(actions))
+        self._exploration = exploration
+        self._index = np.arange(streams) + place.replica * streams
+        self._count, self._replicas = streams * place.replicas, place.replicas
+        self._unroll_steps = unroll_steps
+        self._stack = FrameStack(env, streams)
+        self._row = 0
+        self.steps = 0
+        self._restart: TimeStep | None = None
+        self._fields = {name: tree_leaves(value) for name, value in self._inlet.rows.items()}
+        self._state = self._agent.initial_state(streams)
+        self._observe(self._env.reset())
+
+    def _observe(self, step: TimeStep) -> None:
+        """Writes the observation and flags of the row to act at next."""
+        row = self._row % self._inlet.ring_rows
+        for room, leaf in zip(self._fields["obs"], tree_leaves(step.obs), strict=True):
+            room[row] = leaf
+        self._fields["first"][0][row] = step.first
+        self._fields["last"][0][row] = step.last
+        self._seen = self._stack.see(step)
+
+    def step(self) -> bool:
+        """One unroll of all environments, committed; False if the memory has no room for one."""
+        if not self._inlet.can_insert():
+            return False
+        self._follower.pull()
+        epsilon = self._exploration(self.steps * self._replicas, self._index, self._count)
+        start = self._row
+        for _ in range(self._unroll_steps):
+            self._advance(epsilon)
+        rows = np.arange(start, self._row) % self._inlet.ring_rows
+        self.steps += int(np.count_nonzero(~self._fields["last"][0][rows]))
+        self._inlet.commit(self._row, None)
+        return True
+
+    def _advance(self, epsilon: np.ndarray) -> None:
+        """Acts at the current row and observes the next one."""
+        row = self._row % self._inlet.ring_rows
+        fields = self._fields
+        acted = self._agent.act(self._seen, self._state, epsilon, self._random)
+        self._state = acted.state
+        fields["action"][0][row] = acted.action
+        for name, values in acted.extras.items():
+            fields[name][0][row] = values
+        step = self._env.step(acted.action) if self._restart is None else self._restart
+        self._restart = None
+        fields["reward"][0][row] = step.reward
+        fields["discount"][0][row] = step.discount
+        # An environment that had to be started again begins an episode out of turn: what it was in ends here, as if truncated.
+        last = fields["last"][0][row]
+        np.logical_or(last, step.first, out=last)
+        self._row += 1
+        self._observe(step)
+
+    def pop_episodes(self) -> list[Episode]:
+        """The episodes that finished since the last call."""
+        return self._env.pop_episodes()  # type: ignore[no-any-return]
+
+    def waiting_for(self) -> str:
+        """Why it may not write."""
+        return self._inlet.waiting_for()
+
+    def metrics(self) -> dict[str, float]:
+        """Exploration now, averaged over the streams."""
+        epsilon = self._exploration(self.steps * self._replicas, self._index, self._count)
+        return {"epsilon": float(epsilon.mean())}
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._env.close()
+
+    def state_dict(self) -> State:
+        """Counters, random numbers and, where the environments allow it, the episodes under way."""
+        return {
+            "row": self._row,
+            "steps": self.steps,
+            "random": self._random.bit_generator.state,
+            "env": self._env.state_dict(),
+            "stack": self._stack.state_dict(),
+            "restart": self._restart is not None,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Goes on where `state_dict` was taken; in the middle of the same episodes if the environments can."""
+        self._row, self.steps = int(state["row"]), int(state["steps"])
+        self._random.bit_generator.state = state["random"]
+        step = self._env.load_state_dict(state["env"])
+        if state["env"] is None or state["restart"]:
+            # The row under way keeps its observation and becomes its episode's last; the new episode starts behind it.
+            self._restart = step
+            self._seen = self._stack.see(step)
+        else:
+            self._observe(step)
+            self._seen = self._stack.load(state["stack"], step)

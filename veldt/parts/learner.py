@@ -1,0 +1,143 @@
+"""The learner: one class for all systems. Samples a batch, minimises the objective, pushes the gradients.
+
+It knows neither the memory's kind nor the parameters': a queue or a replay, its own optimiser or a server across the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from veldt.core import Memory, Objective, Parameters, Place, State
+from veldt.data import Batch, tree_map
+from veldt.errors import Diverged
+from veldt.parts.parameters import Follower
+
+MAX_BAD_UPDATES = 10
+"""So many updates in a row whose loss or gradients are not finite end the run."""
+
+
+class Learner:
+    """One update per `step()`, and a target network that is copied every `target_period_updates` updates."""
+
+    def __init__(
+        self,
+        make_agent: Callable[[], Any],
+        objective: Objective,
+        *,
+        target_period_updates: int | None,
+        memory: Memory,
+        parameters: Parameters,
+        place: Place,
+    ) -> None:
+        """Args:
+        make_agent: builds the networks; their weights come from `parameters`.
+        objective: what to minimise.
+        target_period_updates: updates between two copies into the target network; None: there is none.
+        memory: where batches come from, and where new priorities go.
+        parameters: where gradients go.
+        place: which learner this is.
+        """
+        self._device = place.device
+        self._online = make_agent()
+        self._online.to(place.device)
+        self._follower = Follower(self._online, parameters)
+        self._target = None
+        if target_period_updates is not None:
+            self._target = make_agent()
+            self._target.to(place.device).requires_grad_(False)
+            self._copy_target()
+        self._objective, self._target_period = objective, target_period_updates
+        self._memory, self._parameters = memory, parameters
+        self._leaves = list(self._online.parameters())
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+        self.updates = 0
+        self.skipped_updates = 0
+        self._bad = 0
+
+    def _copy_target(self) -> None:
+        assert self._target is not None
+        with torch.no_grad():
+            torch._foreach_copy_(list(self._target.parameters()), list(self._online.parameters()))
+            buffers = list(self._target.buffers())
+            if buffers:
+                torch._foreach_copy_(buffers, list(self._online.buffers()))
+
+    def step(self) -> bool:
+        """One update; False if the memory has no batch to give.
+
+        Raises:
+            Diverged: loss or gradients were not finite `MAX_BAD_UPDATES` times in a row.
+        """
+        if not self._memory.can_sample():
+            return False
+        batch = self._on_device(self._memory.sample())
+        self._follower.pull()
+        loss = self._objective(self._online, self._target, batch)
+        gradients = torch.autograd.grad(loss.value, self._leaves, allow_unused=True)
+        version = self._parameters.version
+        if self._parameters.push(gradients, self._follower.version) == version:
+            self._skip(float(loss.value.detach()))
+            return True
+        self._bad = 0
+        self._follower.pull()
+        self.updates += 1
+        if loss.priorities is not None:
+            self._memory.update(batch.keys, loss.priorities.cpu().numpy())
+        if self._target_period is not None and self.updates % self._target_period == 0:
+            self._copy_target()
+        self._count += 1
+        for name, value in (("loss", loss.value.detach()), *loss.metrics.items()):
+            total = self._sums.get(name)
+            self._sums[name] = value if total is None else total + value
+        return True
+
+    def _on_device(self, batch: Batch[Any]) -> Batch[Any]:
+        if self._device == "cpu":
+            return batch
+        moved = {
+            field.name: tree_map(lambda leaf: leaf.to(self._device, non_blocking=True), getattr(batch.data, field.name))
+            for field in fields(batch.data)
+        }
+        return Batch(replace(batch.data, **moved), batch.weights.to(self._device), batch.keys)
+
+    def _skip(self, loss: float) -> None:
+        self.skipped_updates += 1
+        self._bad += 1
+        if self._bad >= MAX_BAD_UPDATES:
+            raise Diverged(
+                f"the loss or its gradients were not finite {self._bad} updates in a row (last loss {loss}); "
+                f"stopped after update {self.updates}. A smaller learning_rate or max_gradient_norm usually helps"
+            )
+
+    def waiting_for(self) -> str:
+        """What the memory lacks."""
+        return self._memory.waiting_for()
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the updates since the last call."""
+        values = {name: float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return values
+
+    def state_dict(self) -> State:
+        """Target network, counters, and the sums behind the metrics under way."""
+        target = None if self._target is None else dict(self._target.state_dict())
+        return {
+            "target": target,
+            "updates": self.updates,
+            "skipped_updates": self.skipped_updates,
+            "sums": dict(self._sums),
+            "count": self._count,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Goes on where `state_dict` was taken."""
+        if self._target is not None:
+            self._target.load_state_dict(state["target"])
+        self.updates, self.skipped_updates = int(state["updates"]), int(state["skipped_updates"])
+        self._sums, self._count = dict(state["sums"]), int(state["count"])

@@ -1,0 +1,152 @@
+"""Optimisers as the papers mean them: RMSProp with its epsilon inside or outside the root, and fused Adam.
+
+`torch.optim.RMSprop` computes g / (sqrt(ms) + epsilon) from ms = 0; DQN, A3C and TF1 (IMPALA) compute
+g / sqrt(ms + epsilon), and TF1 starts at ms = 1 (SYSTEMS 1.6, vectors T8). Configs refuse settings out of range
+(`ConfigError`); the learning rate may be changed before any step through `param_groups[i]["lr"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from veldt.errors import ConfigError
+
+
+class RMSProp(Optimizer):
+    """Gradient over the root of its running mean square, vectorised over parameters.
+
+        square <- decay square + (1 - decay) g^2
+        mean   <- decay mean + (1 - decay) g                (centered only)
+        spread  = square, or max(square - mean^2, 0) if centered
+        theta  <- theta - lr g / sqrt(spread + epsilon)     or g / (sqrt(spread) + epsilon)
+
+    `square` starts at `initial_square`, `mean` at 0. State exists from the start, so that it can be shared between
+    processes (A3C). Parameters without gradient are passed over. The maximum guards against rounding alone.
+    Source: Hinton's lecture 6e; Graves 2013, equations 38-45, without momentum (centered); Mnih et al. 2015, 2016.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        decay: float,
+        epsilon: float,
+        epsilon_inside_root: bool,
+        initial_square: float,
+        centered: bool,
+    ) -> None:
+        settings = {
+            "lr": lr,
+            "decay": decay,
+            "epsilon": epsilon,
+            "epsilon_inside_root": epsilon_inside_root,
+            "initial_square": initial_square,
+            "centered": centered,
+        }
+        super().__init__(params, settings)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters and makes their state."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for parameter in group["params"]:
+            state = self.state[parameter]
+            state["square"] = torch.full_like(parameter, group["initial_square"], requires_grad=False)
+            if group["centered"]:
+                state["mean"] = torch.zeros_like(parameter, requires_grad=False)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient; `closure`, if given, computes them first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            learned = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
+            if learned:
+                self._update(group, [parameter for parameter, _ in learned], [gradient for _, gradient in learned])
+        return loss
+
+    def _update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+        squares = [self.state[parameter]["square"] for parameter in parameters]
+        decay, epsilon = group["decay"], group["epsilon"]
+        torch._foreach_mul_(squares, decay)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - decay)
+        spread: list[torch.Tensor] = squares
+        if group["centered"]:
+            means = [self.state[parameter]["mean"] for parameter in parameters]
+            torch._foreach_lerp_(means, gradients, 1 - decay)
+            spread = list(torch._foreach_addcmul(squares, means, means, -1))
+            torch._foreach_clamp_min_(spread, 0.0)
+        if group["epsilon_inside_root"]:
+            root = torch._foreach_add(spread, epsilon)
+            torch._foreach_sqrt_(root)
+        else:
+            root = torch._foreach_sqrt(spread)
+            torch._foreach_add_(root, epsilon)
+        torch._foreach_addcdiv_(parameters, gradients, root, -group["lr"])
+
+
+def _check(learning_rate: float, epsilon: float, **decays: float) -> None:
+    if not learning_rate >= 0:
+        raise ConfigError(f"learning_rate must be >= 0, got {learning_rate}")
+    if not epsilon >= 0:
+        raise ConfigError(f"optimizer epsilon must be >= 0, got {epsilon}")
+    for name, decay in decays.items():
+        if not 0 <= decay < 1:
+            raise ConfigError(f"optimizer {name} must lie in [0, 1), got {decay}")
+
+
+@dataclass(frozen=True)
+class RMSPropConfig:
+    """Settings of `RMSProp`, under the names used there."""
+
+    learning_rate: float
+    decay: float
+    epsilon: float
+    epsilon_inside_root: bool
+    initial_square: float
+    centered: bool
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate, self.epsilon, decay=self.decay)
+        if not self.initial_square >= 0:
+            raise ConfigError(f"optimizer initial_square must be >= 0, got {self.initial_square}")
+
+    def build(self, parameters: Iterable[torch.Tensor]) -> Optimizer:
+        """The optimiser of these parameters."""
+        return RMSProp(
+            parameters,
+            lr=self.learning_rate,
+            decay=self.decay,
+            epsilon=self.epsilon,
+            epsilon_inside_root=self.epsilon_inside_root,
+            initial_square=self.initial_square,
+            centered=self.centered,
+        )
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """Settings of Adam (Kingma and Ba 2015), in torch's fused kernel; epsilon outside the root, as in the paper."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate, self.epsilon, beta1=self.beta1, beta2=self.beta2)
+
+    def build(self, parameters: Iterable[torch.Tensor]) -> Optimizer:
+        """The optimiser of these parameters."""
+        return torch.optim.Adam(
+            parameters, lr=self.learning_rate, betas=(self.beta1, self.beta2), eps=self.epsilon, fused=True
+        )

@@ -1,0 +1,113 @@
+"""Parameters: who owns the weights, applies gradients to them and publishes versions.
+
+`LocalParameters` serves the parts of one process: it publishes its own tensors, so that everybody there follows every
+update at no cost. A `Follower` keeps an agent's weights up to date with any `core.Parameters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from veldt.core import Parameters, Place, State
+from veldt.data import Weights
+
+
+class LocalParameters:
+    """The weights of one process: an agent's tensors, and the optimiser that changes them in place."""
+
+    def __init__(
+        self,
+        make_agent: Callable[[], nn.Module],
+        optimizer: Any,
+        *,
+        max_gradient_norm: float | None,
+        place: Place,
+    ) -> None:
+        """Args:
+        make_agent: builds the agent whose initial weights the run starts from.
+        optimizer: has `build(parameters) -> torch.optim.Optimizer`.
+        max_gradient_norm: gradients are scaled down to this global norm; None leaves them.
+        place: seeds the initial weights.
+        """
+        torch.manual_seed(int(place.seeds("parameters").generate_state(1)[0]))
+        agent = make_agent()
+        agent.to(place.device)
+        self._parameters = [parameter for _, parameter in agent.named_parameters()]
+        self.optimizer: torch.optim.Optimizer = optimizer.build(self._parameters)
+        self._max_gradient_norm = max_gradient_norm
+        self.version = 0
+        self._tensors = {
+            name: tensor.detach() for name, tensor in (*agent.named_parameters(), *agent.named_buffers())
+        }
+
+    def pull(self, newer_than: int) -> Weights | None:
+        """The tensors themselves, not copies: who follows them sees each update as it happens."""
+        return Weights(self.version, self._tensors) if self.version > newer_than else None
+
+    def push(self, gradients: Sequence[torch.Tensor | None], based_on: int) -> int:
+        """Applies `gradients`, in the order of the agent's parameters; the new version.
+
+        Nothing is applied, and the unchanged version is returned, if they are not all finite.
+        """
+        present = [gradient for gradient in gradients if gradient is not None]
+        norm = nn.utils.get_total_norm(present, foreach=True)
+        if not torch.isfinite(norm):
+            return self.version
+        if self._max_gradient_norm is not None and norm > self._max_gradient_norm:
+            torch._foreach_mul_(present, self._max_gradient_norm / norm)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.version += 1
+        return self.version
+
+    def state_dict(self) -> State:
+        """Version and optimiser. The tensors are saved as the run's policy."""
+        return {"version": self.version, "tensors": self._tensors, "optimizer": pack_optimizer(self.optimizer)}
+
+    def load_state_dict(self, state: State) -> None:
+        """The weights, version and optimiser of `state_dict`; in place, so that all followers follow."""
+        self.version = int(state["version"])
+        with torch.no_grad():
+            for name, tensor in self._tensors.items():
+                tensor.copy_(state["tensors"][name])
+        load_optimizer(self.optimizer, state["optimizer"])
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> State:
+    """The optimiser's tensors by parameter number, as string keys."""
+    slots = optimizer.state_dict()["state"]
+    return {str(index): dict(values) for index, values in slots.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """The tensors of `pack_optimizer`; settings stay those of `optimizer`."""
+    full = optimizer.state_dict()
+    full["state"] = {int(index): values for index, values in state.items()}
+    optimizer.load_state_dict(full)
+
+
+class Follower:
+    """Keeps the weights of `agent` at the newest version that `parameters` publish."""
+
+    def __init__(self, agent: Any, parameters: Parameters) -> None:
+        self._own = {name: tensor for name, tensor in (*agent.named_parameters(), *agent.named_buffers())}
+        self._parameters = parameters
+        self._tensors: dict[str, torch.Tensor] | None = None
+        self.version = -1
+        self.pull()
+
+    def pull(self) -> None:
+        """Takes the newest version, if it is newer than the one held."""
+        weights = self._parameters.pull(self.version)
+        if weights is None:
+            return
+        self.version = weights.version
+        if weights.tensors is not self._tensors:
+            self._tensors = weights.tensors
+            for name, tensor in self._own.items():
+                tensor.data = weights.tensors[name]

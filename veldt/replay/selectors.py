@@ -1,0 +1,263 @@
+"""Selectors: which items of a table come next.
+
+`Fifo`, `Uniform` and `Proportional` are settings; `build` gives the running part. A running selector knows items by key
+(`veldt.replay.streams`); what an item is, it does not know.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from veldt.core import State
+from veldt.errors import ConfigError
+from veldt.replay.items import Items
+from veldt.replay.sum_tree import SumTree
+
+PRIORITY_FLOOR = 1e-6
+"""No item becomes unreachable (SYSTEMS 1.4)."""
+
+
+class Selected(NamedTuple):
+    """keys: int64 [K]; weights: float32 [K], importance weights, the largest of the batch being 1."""
+
+    keys: np.ndarray
+    weights: np.ndarray
+
+
+class RunningSelector(Protocol):
+    """The running part of a selector."""
+
+    def holds(self, actor: int) -> int | None:
+        """The oldest key of `actor` whose row may not be overwritten yet: its actor waits. None: all may go."""
+
+    def available(self) -> int:
+        """How many items may be selected."""
+
+    def insert(self, actor: int, keys: np.ndarray, priorities: np.ndarray | None) -> None:
+        """New items of `actor`, with the priorities it gave them, if it did."""
+
+    def remove(self, keys: np.ndarray) -> None:
+        """Items that leave because their rows are overwritten."""
+
+    def select(self, count: int) -> Selected:
+        """The next `count` items, with replacement where the selector is random."""
+
+    def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        """New priorities for those of `keys` that are still alive."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class Selector(Protocol):
+    """The settings of a selector."""
+
+    def build(self, items: Items, slots: int, seeds: np.random.SeedSequence) -> RunningSelector:
+        """The running selector over the live `items` of streams with `slots` slots."""
+
+
+@dataclass(frozen=True)
+class Fifo:
+    """Oldest first, each item once: with it a table is a queue."""
+
+    def build(self, items: Items, slots: int, seeds: np.random.SeedSequence) -> RunningSelector:
+        """The running queue."""
+        return _Fifo()
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """All live items alike, with replacement."""
+
+    def build(self, items: Items, slots: int, seeds: np.random.SeedSequence) -> RunningSelector:
+        """The running uniform selector."""
+        return _Uniform(items, seeds)
+
+
+@dataclass(frozen=True)
+class Proportional:
+    """Items in proportion to priority ** exponent (Schaul et al. 2016; SYSTEMS 1.4).
+
+    exponent: alpha >= 0; 0 is uniform.
+    importance_exponent: beta in [0, 1] of the weights (N P)^-beta, divided by the largest weight of the batch.
+    importance_exponent_end: what beta grows to, linearly, while `anneal_items` items are sampled; None keeps it.
+    stratified: one draw from each of K equal parts of the priority mass instead of K independent ones.
+    """
+
+    exponent: float
+    importance_exponent: float
+    importance_exponent_end: float | None = None
+    anneal_items: int = 1
+    stratified: bool = True
+
+    def __post_init__(self) -> None:
+        for beta in (self.importance_exponent, self.importance_exponent_end):
+            if self.exponent < 0 or (beta is not None and not 0 <= beta <= 1):
+                culprit = f"alpha={self.exponent:g}" if self.exponent < 0 else f"beta={beta:g}"
+                raise ConfigError(f"priority alpha must be >= 0 and beta in [0, 1]; got {culprit}")
+
+    def build(self, items: Items, slots: int, seeds: np.random.SeedSequence) -> RunningSelector:
+        """The running proportional selector."""
+        return _Proportional(self, slots, seeds)
+
+
+class _Fifo:
+    def __init__(self) -> None:
+        self._blocks: deque[tuple[int, np.ndarray]] = deque()
+        self._count = 0
+
+    def available(self) -> int:
+        return self._count
+
+    def holds(self, actor: int) -> int | None:
+        return next((int(keys[0]) for writer, keys in self._blocks if writer == actor), None)
+
+    def insert(self, actor: int, keys: np.ndarray, priorities: np.ndarray | None) -> None:
+        self._blocks.append((actor, keys))
+        self._count += len(keys)
+
+    def remove(self, keys: np.ndarray) -> None:
+        """Nothing to do: only selected items leave a queue."""
+
+    def select(self, count: int) -> Selected:
+        taken: list[np.ndarray] = []
+        missing = count
+        while missing:
+            actor, block = self._blocks.popleft()
+            if len(block) > missing:
+                self._blocks.appendleft((actor, block[missing:]))
+                block = block[:missing]
+            taken.append(block)
+            missing -= len(block)
+        self._count -= count
+        return Selected(np.concatenate(taken), np.ones(count, np.float32))
+
+    def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        """Nothing to do: a queue has no priorities."""
+
+    def state_dict(self) -> State:
+        return {"actors": [actor for actor, _ in self._blocks], "keys": [keys for _, keys in self._blocks]}
+
+    def load_state_dict(self, state: State) -> None:
+        self._blocks = deque(zip(state["actors"], state["keys"], strict=True))
+        self._count = sum(len(keys) for keys in state["keys"])
+
+
+class _Uniform:
+    def __init__(self, items: Items, seeds: np.random.SeedSequence) -> None:
+        self._items = items
+        self._random = np.random.Generator(np.random.PCG64(seeds))
+
+    def available(self) -> int:
+        return len(self._items)
+
+    def holds(self, actor: int) -> int | None:
+        return None
+
+    def insert(self, actor: int, keys: np.ndarray, priorities: np.ndarray | None) -> None:
+        """Nothing to do: the table's items are the selector's."""
+
+    def remove(self, keys: np.ndarray) -> None:
+        """Nothing to do."""
+
+    def select(self, count: int) -> Selected:
+        positions = self._random.integers(0, len(self._items), count)
+        return Selected(self._items.at(positions), np.ones(count, np.float32))
+
+    def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        """Nothing to do: all items are alike."""
+
+    def state_dict(self) -> State:
+        return {"random": self._random.bit_generator.state}
+
+    def load_state_dict(self, state: State) -> None:
+        self._random.bit_generator.state = state["random"]
+
+
+class _Proportional:
+    def __init__(self, settings: Proportional, slots: int, seeds: np.random.SeedSequence) -> None:
+        self._settings = settings
+        self._slots = slots
+        self._tree = SumTree(slots)
+        self._key_at = np.full(slots, -1, np.int64)
+        self._random = np.random.Generator(np.random.PCG64(seeds))
+        self._largest = 1.0
+        self._selected = 0
+        self._alive = 0
+
+    def available(self) -> int:
+        return self._alive
+
+    def holds(self, actor: int) -> int | None:
+        return None
+
+    def insert(self, actor: int, keys: np.ndarray, priorities: np.ndarray | None) -> None:
+        slots = keys % self._slots
+        self._key_at[slots] = keys
+        self._alive += len(keys)
+        if priorities is None:  # as likely as the most surprising item seen
+            self._tree.set(slots, np.full(len(keys), self._largest**self._settings.exponent))
+        else:
+            self._set(slots, priorities)
+
+    def remove(self, keys: np.ndarray) -> None:
+        slots = keys % self._slots
+        self._key_at[slots] = -1
+        self._alive -= len(keys)
+        self._tree.set(slots, np.zeros(len(keys)))
+
+    def select(self, count: int) -> Selected:
+        draws = self._random.random(count)
+        if self._settings.stratified:
+            draws = (np.arange(count) + draws) / count
+        slots = self._tree.find(draws * self._tree.total)
+        self._selected += count
+        shares = self._tree[slots]
+        # N and the total cancel against the largest weight of the batch, that of the smallest share.
+        weights = (shares.min() / shares) ** self._importance_exponent
+        return Selected(self._key_at[slots], weights.astype(np.float32))
+
+    def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        slots = keys % self._slots
+        alive = self._key_at[slots] == keys
+        if not alive.all():
+            slots, priorities = slots[alive], priorities[alive]
+        self._set(slots, priorities)
+
+    def _set(self, slots: np.ndarray, priorities: np.ndarray) -> None:
+        if not len(slots):
+            return
+        priorities = np.maximum(priorities, PRIORITY_FLOOR)  # NaN stays NaN, and the tree refuses it
+        shares = priorities.astype(np.float64) ** self._settings.exponent
+        self._tree.set(slots, shares)
+        self._largest = max(self._largest, float(priorities.max()))
+
+    @property
+    def _importance_exponent(self) -> float:
+        settings = self._settings
+        if settings.importance_exponent_end is None:
+            return settings.importance_exponent
+        done = min(self._selected / settings.anneal_items, 1.0)
+        return settings.importance_exponent + done * (settings.importance_exponent_end - settings.importance_exponent)
+
+    def state_dict(self) -> State:
+        return {
+            "random": self._random.bit_generator.state,
+            "tree": self._tree.state_dict(),
+            "key_at": self._key_at,
+            "largest": self._largest,
+            "selected": self._selected,
+            "alive": self._alive,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self._random.bit_generator.state = state["random"]
+        self._tree.load_state_dict(state["tree"])
+        self._key_at[:] = state["key_at"]
+        self._largest = float(state["largest"])
+        self._selected, self._alive = int(state["selected"]), int(state["alive"])

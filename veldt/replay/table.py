@@ -1,0 +1,207 @@
+"""A table: a way to read streams of experience. Queue, uniform and prioritized replay are settings of it.
+
+A *view* says what an item is, a *selector* which comes next, a *limiter* when. Actors write rows into their inlet in place
+and commit them; the learner samples. Nothing here waits: a table answers.
+
+    table = Table(spec, actors=1, streams=8, unroll_steps=4, capacity_steps=100_000, view=Transitions(3, 0.99),
+                  selector=Proportional(0.6, 0.4), limiter=Limiter(8.0, start_steps=1_000), batch_size=32)
+    inlet = table.inlet(0)              # inlet.rows["reward"][row % table.rows] = ...;  inlet.commit(end)
+    if table.can_sample():
+        batch = table.sample()          # batch.data: Transition, batch.weights, batch.keys
+        table.update(batch.keys, priorities)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from veldt.core import Place, State
+from veldt.data import Batch, Tree
+from veldt.errors import ConfigError
+from veldt.replay.items import Items
+from veldt.replay.limiter import Limiter
+from veldt.replay.selectors import Selector
+from veldt.replay.streams import Allocate, Streams, private_memory
+from veldt.replay.views import View
+
+
+class Table:
+    """A `core.Memory` over the streams of `actors` actors with `streams` environments each."""
+
+    def __init__(
+        self,
+        spec: dict[str, Tree],
+        *,
+        actors: int,
+        streams: int,
+        unroll_steps: int,
+        capacity_steps: int,
+        view: View,
+        selector: Selector,
+        limiter: Limiter,
+        batch_size: int,
+        frame_stack: int = 1,
+        place: Place | None = None,
+        allocate: Allocate = private_memory,
+    ) -> None:
+        """Args:
+        spec: what one step holds (`EnvSpec.step_spec`).
+        actors, streams: how many actors write, and how many environments each has.
+        unroll_steps: rows that an actor writes between two commits, at most.
+        capacity_steps: steps kept, over all streams.
+        frame_stack: frames an agent sees at once; 1 where observations are stored as they are seen.
+        place: seeds the selector.
+
+        Raises:
+            ConfigError: settings that contradict each other or must deadlock.
+            ResourceError: the machine has less memory than `capacity_steps` need.
+        """
+        if batch_size > capacity_steps:
+            raise ConfigError(f"batch_size {batch_size} exceeds replay.capacity {capacity_steps}")
+        if limiter.start_steps > capacity_steps:
+            raise ConfigError(f"start_steps {limiter.start_steps} exceeds replay.capacity {capacity_steps}")
+        self._streams_per_actor, self._unroll_steps = streams, unroll_steps
+        self._kept_rows = -(-capacity_steps // (actors * streams))
+        if self._kept_rows < view.window_steps:
+            raise ConfigError(
+                f"a replay of {capacity_steps} steps gives each of {actors * streams} streams {self._kept_rows} rows; "
+                f"an item spans {view.window_steps}: use a capacity >= {view.window_steps * actors * streams}"
+            )
+        # Beside the rows that items may start at: frames before the oldest, and what an actor writes ahead of its commit.
+        self.rows = self._kept_rows + (frame_stack - 1) + unroll_steps + 1
+        self.streams = Streams(spec, self.rows, actors * streams, allocate=allocate)
+        self._fields = self.streams.columns_of(0, actors * streams)
+        self.limiter = limiter.build(unroll_steps * streams, batch_size)
+        self._items = Items(actors, self._kept_rows * streams)
+        place = place or Place()
+        self._selector = selector.build(self._items, self.streams.slots, place.seeds("selector"))
+        self._view, self._reader = view, view.reader(self.streams, frame_stack, batch_size)
+        self._batch_size = batch_size
+        self._ends = np.zeros(actors, np.int64)
+        self._ripe = np.zeros(actors, np.int64)
+
+    def __len__(self) -> int:
+        return self._selector.available()
+
+    @property
+    def inserted_steps(self) -> int:
+        """Steps inserted since the run began: rows at which an agent decided something."""
+        return self.limiter.inserted_steps
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the streams."""
+        return self.streams.nbytes
+
+    def inlet(self, actor: int) -> TableInlet:
+        """Where actor number `actor` writes."""
+        return TableInlet(self, actor)
+
+    def can_insert(self, actor: int) -> bool:
+        """Whether `actor` may write `unroll_steps` more rows."""
+        held = self._selector.holds(actor)
+        if held is not None and held // self.streams.columns < self._ends[actor] + self._unroll_steps - self._kept_rows:
+            return False
+        return self.limiter.can_insert()
+
+    def commit(self, actor: int, end: int, priorities: np.ndarray | None = None) -> None:
+        """Rows of `actor` before `end` are whole, and row `end` holds obs, first and last.
+
+        priorities: [R, B], of the R rows whose windows became whole with this commit; None if the actor computes none.
+        """
+        start, ripe = int(self._ends[actor]), int(self._ripe[actor])
+        self._ends[actor] = end
+        self._ripe[actor] = max(end - self._view.window_steps + 1, ripe)
+        self._evict(actor, end)
+        first_column = actor * self._streams_per_actor
+        columns = slice(first_column, first_column + self._streams_per_actor)
+        last = self._fields["last"][:, columns]
+        self.limiter.insert(int(np.count_nonzero(~last[np.arange(start, end) % self.rows])))
+        rows = np.arange(ripe, self._ripe[actor])
+        starts = self._view.starts(ripe, last[rows % self.rows])
+        keys = (rows[:, None] * self.streams.columns + np.arange(columns.start, columns.stop))[starts]
+        if len(keys):
+            self._items.append(actor, keys)
+            self._selector.insert(actor, keys, None if priorities is None else priorities[starts])
+
+    def _evict(self, actor: int, end: int) -> None:
+        oldest = end - self._kept_rows
+        if oldest > 0:
+            evicted = self._items.pop_below(actor, oldest * self.streams.columns)
+            if len(evicted):
+                self._selector.remove(evicted)
+
+    def can_sample(self) -> bool:
+        """Whether a batch may be drawn now."""
+        return self.limiter.can_sample() and self._selector.available() >= self._batch_size
+
+    def sample(self) -> Batch[Any]:
+        """The next `batch_size` items."""
+        selected = self._selector.select(self._batch_size)
+        self.limiter.sample(self._batch_size)
+        return Batch(self._reader.read(selected.keys), torch.from_numpy(selected.weights), selected.keys)
+
+    def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        """New priorities [K] for the items of `keys` [K] that are still there.
+
+        Raises:
+            ValueError: a priority is NaN, infinite or negative.
+        """
+        self._selector.update(keys, priorities)
+
+    def waiting_for(self) -> str:
+        """Why an insert or a sample is refused now."""
+        return f"replay: {self.limiter.waiting_for()}"
+
+    def state_dict(self) -> State:
+        """Everything but the streams' bytes: small enough for every checkpoint."""
+        return {
+            "limiter": self.limiter.state_dict(),
+            "ends": self._ends,
+            "ripe": self._ripe,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """The counters of `state_dict`."""
+        self.limiter.load_state_dict(state["limiter"])
+        self._ends[:] = state["ends"]
+        self._ripe[:] = state["ripe"]
+
+    def replay_state_dict(self) -> State:
+        """The experience itself: the streams' bytes, the live items and the selector."""
+        return {
+            "streams": self.streams.state_dict(int(self._ends.max()) + 1),
+            "items": self._items.state_dict(),
+            "selector": self._selector.state_dict(),
+        }
+
+    def load_replay_state_dict(self, state: State) -> None:
+        """The experience of `replay_state_dict`."""
+        self.streams.load_state_dict(state["streams"])
+        self._items.load_state_dict(state["items"])
+        self._selector.load_state_dict(state["selector"])
+
+
+class TableInlet:
+    """An actor's side of a table in the same process: a `core.Inlet`."""
+
+    def __init__(self, table: Table, actor: int) -> None:
+        first = actor * table._streams_per_actor
+        self.rows = table.streams.columns_of(first, first + table._streams_per_actor)
+        self.ring_rows = table.rows
+        self._table, self._actor = table, actor
+
+    def can_insert(self) -> bool:
+        """Whether one more unroll may be written."""
+        return self._table.can_insert(self._actor)
+
+    def commit(self, end: int, priorities: np.ndarray | None = None) -> None:
+        """See `Table.commit`."""
+        self._table.commit(self._actor, end, priorities)
+
+    def waiting_for(self) -> str:
+        """Why no unroll may be written now."""
+        return self._table.waiting_for()

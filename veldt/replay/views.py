@@ -1,0 +1,211 @@
+"""Views: what an item of a table is, and how it is read from the streams.
+
+`Transitions` folds n steps into one at reading time. `Unrolls` reads T consecutive steps and the bootstrap row. A view says
+which rows start items (`starts`), how many rows later an item is whole (`window_steps`), and reads a batch of them.
+Frame stacks are rebuilt here: they never cross an episode's start, and frames before it are zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from veldt.data import STEP_FIELDS, Transition, Tree, Unroll, tree_from_items, tree_items, tree_map
+from veldt.errors import ConfigError
+from veldt.math.returns import fold_n_step
+from veldt.replay.streams import Streams
+
+
+class Reader(Protocol):
+    """Reads items of one view from one set of streams, into buffers of its own."""
+
+    def read(self, keys: np.ndarray) -> Any:
+        """The items of `keys` [K]. The tensors are valid until the next call."""
+
+
+class View(Protocol):
+    """The settings of a view."""
+
+    @property
+    def window_steps(self) -> int:
+        """Steps an item spans: an item that starts at row r is whole when row r + window_steps has been seen."""
+
+    def starts(self, row: int, last: np.ndarray) -> np.ndarray:
+        """Which of the rows from absolute row `row` on start items: bool [R, B], from the flags `last` [R, B]."""
+
+    def reader(self, streams: Streams, frame_stack: int, batch_size: int) -> Reader:
+        """A reader of batches of `batch_size` items."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Every step that is not an episode's end, with what followed within `n_steps`, folded by `discount` (SYSTEMS 1.3).
+
+    reward_clip: rewards are clipped to [-reward_clip, reward_clip] before they are summed; None leaves them.
+    """
+
+    n_steps: int
+    discount: float
+    reward_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_steps < 1:
+            raise ConfigError(f"n_steps must be >= 1, got {self.n_steps}")
+        if not 0 <= self.discount <= 1:
+            raise ConfigError(f"discount must lie in [0, 1], got {self.discount:g}")
+
+    @property
+    def window_steps(self) -> int:
+        """As many as are folded."""
+        return self.n_steps
+
+    def starts(self, row: int, last: np.ndarray) -> np.ndarray:
+        """Every step with an action that counted."""
+        return ~last
+
+    def reader(self, streams: Streams, frame_stack: int, batch_size: int) -> Reader:
+        """A reader of `Transition`s."""
+        return _TransitionReader(self, streams, frame_stack, batch_size)
+
+
+@dataclass(frozen=True)
+class Unrolls:
+    """`steps` consecutive steps of a stream and the row after them, one after the other without overlap."""
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"unroll steps must be >= 1, got {self.steps}")
+
+    @property
+    def window_steps(self) -> int:
+        """All of an unroll."""
+        return self.steps
+
+    def starts(self, row: int, last: np.ndarray) -> np.ndarray:
+        """Every `steps`-th row of every stream."""
+        rows = np.arange(row, row + len(last))
+        return np.broadcast_to((rows % self.steps == 0)[:, None], last.shape)
+
+    def reader(self, streams: Streams, frame_stack: int, batch_size: int) -> Reader:
+        """A reader of `Unroll`s."""
+        return _UnrollReader(self, streams, frame_stack, batch_size)
+
+
+class _Window:
+    """The rows around K items: their records, and the observations at chosen rows with their stacks rebuilt."""
+
+    def __init__(self, streams: Streams, frame_stack: int, steps: int, count: int) -> None:
+        self.streams, self.stack, self.count = streams, frame_stack, count
+        self.history = frame_stack - 1  # rows before the item that its first stack reaches back to
+        self._offsets = np.arange(-self.history, steps + 1)[:, None] * streams.columns
+        self._records = streams.empty_records(len(self._offsets), count)
+        self._items = np.arange(count)
+        self._back = np.arange(frame_stack - 1, -1, -1)
+        self._rooms: dict[tuple[str, int], torch.Tensor] = {}
+
+    def load(self, keys: np.ndarray) -> np.ndarray:
+        """Gathers the records around `keys` [K]; those of the items' own rows, [steps + 1, K]."""
+        self._keys = keys
+        self.streams.gather_records((keys + self._offsets) % self.streams.slots, self._records)
+        return self._records[self.history :]
+
+    def observe(self, rows: int | np.ndarray) -> Tree:
+        """What the agent saw at the first `rows` rows of the items, or at rows [R, K] of each: a tree of [R, K, ...]."""
+        spec = {"obs": self.streams.spec["obs"]}
+        paths = [path for path, _ in tree_items(spec)]
+        found = {path: self._large(path, rows) if path in self.streams.large else self._small(path, rows) for path in paths}
+        return tree_from_items(spec, found)["obs"]
+
+    def _small(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
+        values = self._records[path]
+        if self.stack == 1 and isinstance(rows, int):
+            return torch.from_numpy(values[:rows])
+        at = self.history + self._each(rows)
+        if self.stack == 1:
+            return torch.from_numpy(values[at, self._items])
+        stacked = values[at[:, :, None] - self._back, self._items[:, None]]
+        stacked[self._missing(at)] = 0
+        return torch.from_numpy(stacked)
+
+    def _large(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
+        streams = self.streams
+        at = self._each(rows)
+        room = self._room(path, len(at))
+        if self.stack == 1:
+            slots = (self._keys + at * streams.columns) % streams.slots
+            streams.gather_large(path, slots.reshape(-1), room)
+            return room
+        slots = (self._keys[:, None] + (at[:, :, None] - self._back) * streams.columns) % streams.slots
+        streams.gather_large(path, slots.reshape(-1), room)
+        missing = self._missing(self.history + at)
+        if missing.any():
+            room.numpy()[missing] = 0
+        return room
+
+    def _each(self, rows: int | np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.arange(rows)[:, None], (rows, self.count)) if isinstance(rows, int) else rows
+
+    def _room(self, path: str, observed: int) -> torch.Tensor:
+        if (path, observed) not in self._rooms:
+            source = self.streams.large[path]
+            stack = (self.stack,) if self.stack > 1 else ()
+            room = np.empty((observed, self.count, *stack, *source.shape[1:]), source.dtype)
+            self._rooms[path, observed] = torch.from_numpy(room)
+        return self._rooms[path, observed]
+
+    def _missing(self, at: np.ndarray) -> np.ndarray:
+        """Which frames [R, K, stack] of the stacks at records `at` [R, K] lie before their episode's start."""
+        first = self._records["first"]
+        missing = np.zeros((*at.shape, self.stack), bool)
+        for back in range(1, self.stack):
+            started = first[at - (back - 1), self._items]
+            missing[:, :, -1 - back] = missing[:, :, -back] | started
+        return missing
+
+
+class _TransitionReader:
+    def __init__(self, view: Transitions, streams: Streams, frame_stack: int, batch_size: int) -> None:
+        self._view = view
+        self._window = _Window(streams, frame_stack, view.n_steps, batch_size)
+
+    def read(self, keys: np.ndarray) -> Transition:
+        view, steps = self._view, self._window.load(keys)
+        reward, discount = steps["reward"][:-1], steps["discount"][:-1]
+        if view.reward_clip is not None:
+            reward = reward.clip(-view.reward_clip, view.reward_clip)
+        if view.n_steps == 1:
+            folded_reward, folded_discount = reward[0], discount[0] * np.float32(view.discount)
+            seen = self._window.observe(2)
+        else:
+            ends = steps["last"][1:] | (discount == 0)
+            folded_reward, folded_discount, length = fold_n_step(reward, discount, ends, view.discount)
+            seen = self._window.observe(np.stack([np.zeros_like(length), length]))
+        return Transition(
+            obs=tree_map(lambda leaf: leaf[0], seen),
+            action=torch.from_numpy(steps["action"][0]),
+            reward=torch.from_numpy(folded_reward),
+            discount=torch.from_numpy(folded_discount),
+            next_obs=tree_map(lambda leaf: leaf[1], seen),
+        )
+
+
+class _UnrollReader:
+    def __init__(self, view: Unrolls, streams: Streams, frame_stack: int, batch_size: int) -> None:
+        self._steps = view.steps
+        self._window = _Window(streams, frame_stack, view.steps, batch_size)
+        self._extras = [name for name in streams.spec if name not in STEP_FIELDS]
+
+    def read(self, keys: np.ndarray) -> Unroll:
+        rows = self._window.load(keys)
+        fields = {name: torch.from_numpy(rows[name]) for name in ("first", "last", "action", "reward", "discount")}
+        return Unroll(
+            obs=self._window.observe(self._steps + 1),
+            mask=(~fields["last"][:-1]).float(),
+            extras={name: torch.from_numpy(rows[name]) for name in self._extras},
+            **fields,
+        )

@@ -1,0 +1,154 @@
+"""DQN (Mnih et al. 2013, 2015): one actor, one learner, one replay; all in one loop.
+
+    environment <-> actor --steps--> replay --batches--> learner --gradients--> parameters
+                      ^                                                             |
+                      +--------------------------- weights -------------------------+
+
+Defaults are the 2015 paper's. Double (van Hasselt et al. 2016), dueling (Wang et al. 2016), n-step (Sutton 1988) and
+prioritized replay (Schaul et al. 2016) are options of the same agent and objective.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from veldt.agents.objectives import QLearning
+from veldt.agents.q import QAgent, QNetworkConfig
+from veldt.data import EnvSpec
+from veldt.errors import ConfigError, require_at_least, require_between
+from veldt.math.exploration import LinearEpsilon
+from veldt.parts.actor import Actor
+from veldt.parts.learner import Learner
+from veldt.parts.optimizers import AdamConfig, RMSPropConfig
+from veldt.parts.parameters import LocalParameters
+from veldt.program import Bundle, Node, Program
+from veldt.replay.limiter import Limiter
+from veldt.replay.selectors import Proportional, Uniform
+from veldt.replay.table import Table
+from veldt.replay.views import Transitions
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Hyperparameters of DQN, by default those of Mnih et al. 2015 (extended data table 1 and the released code)."""
+
+    encoder: str = "auto"
+    """Reads observations: auto, mlp, nips, nature, impala, impala_shallow, grid, or package.module:callable."""
+
+    hidden: tuple[int, ...] = (512,)
+    """Widths of the hidden layers; an image encoder has them after its convolutions."""
+
+    dueling: bool = False
+    """Separate streams for state value and advantages, each with the last hidden layer of its own."""
+
+    double: bool = False
+    """Choose the next action with the online network, value it with the target network."""
+
+    n_steps: int = 1
+    """Rewards summed before bootstrapping."""
+
+    discount: float = 0.99
+    """Gamma."""
+
+    reward_clip: float | None = 1.0
+    """Rewards are clipped to plus or minus this before they are learned from; none leaves them."""
+
+    replay_steps: int = 1_000_000
+    """Steps kept."""
+
+    start_steps: int = 50_000
+    """Steps of acting before the first update."""
+
+    prioritized: bool = False
+    """Sample transitions in proportion to their TD error instead of uniformly."""
+
+    priority_exponent: float = 0.6
+    """Alpha of prioritized replay."""
+
+    importance_exponent: float = 0.4
+    """Beta of prioritized replay at the start; it grows to 1 over importance_anneal_updates."""
+
+    importance_anneal_updates: int = 12_500_000
+    """Updates until beta is 1."""
+
+    batch_size: int = 32
+    """Transitions per update."""
+
+    steps_per_update: int = 4
+    """Agent steps for each update."""
+
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """rmsprop: centered, with epsilon inside the root. adam: Kingma and Ba 2015."""
+
+    learning_rate: float = 2.5e-4
+    """Step size of the optimiser."""
+
+    optimizer_epsilon: float = 0.01
+    """Keeps the optimiser's denominator away from zero."""
+
+    clip_error: bool = True
+    """Clip TD errors to plus or minus 1 in the gradient (Huber loss) instead of using the square."""
+
+    sum_over_batch: bool = True
+    """Sum the losses of a batch, as the paper does, instead of averaging them."""
+
+    max_gradient_norm: float | None = None
+    """Scale gradients down to this global norm; none leaves them."""
+
+    target_period_updates: int = 2_500
+    """Updates between two copies into the target network (the paper's 10,000 agent steps)."""
+
+    epsilon_end: float = 0.1
+    """Exploration falls from 1 to this, linearly."""
+
+    epsilon_steps: int = 1_000_000
+    """Agent steps after start_steps over which it falls."""
+
+    environments: int = 1
+    """Environments the actor steps together."""
+
+    def __post_init__(self) -> None:
+        require_between("discount", self.discount, 0, 1)
+        require_between("epsilon_end", self.epsilon_end, 0, 1)
+        require_at_least("target_period_updates", self.target_period_updates, 1, " update")
+        counts = "n_steps", "replay_steps", "start_steps", "batch_size", "steps_per_update", "environments"
+        for name in (*counts, "importance_anneal_updates"):
+            require_at_least(name, getattr(self, name), 1)
+        for name in ("learning_rate", "optimizer_epsilon", "epsilon_steps"):
+            require_at_least(name, getattr(self, name), 0)
+        if not self.hidden:
+            raise ConfigError("hidden must name at least one layer width, got ()")
+
+    @property
+    def unroll_steps(self) -> int:
+        """Rows the actor writes before the learner has its turn."""
+        return max(1, self.steps_per_update // self.environments)
+
+
+def program(c: DQNConfig, env: EnvSpec) -> Program:
+    """The DQN of these settings on this environment."""
+    agent = partial(QAgent, env, QNetworkConfig(c.encoder, c.hidden, c.dueling))
+    loss = QLearning(double=c.double, clip_error=c.clip_error, sum_over_batch=c.sum_over_batch)
+    optimizer = (
+        AdamConfig(c.learning_rate, beta1=0.9, beta2=0.999, epsilon=c.optimizer_epsilon)
+        if c.optimizer == "adam"
+        else RMSPropConfig(c.learning_rate, 0.95, c.optimizer_epsilon, True, initial_square=0.0, centered=True)
+    )
+    anneal_items = c.importance_anneal_updates * c.batch_size
+    proportional = Proportional(c.priority_exponent, c.importance_exponent, 1.0, anneal_items)
+    replay = Node("replay", partial(
+        Table, env.step_spec(loss.extras), actors=1, streams=c.environments, unroll_steps=c.unroll_steps,
+        capacity_steps=c.replay_steps, frame_stack=env.frame_stack, batch_size=c.batch_size,
+        view=Transitions(c.n_steps, c.discount, c.reward_clip),
+        selector=proportional if c.prioritized else Uniform(),
+        limiter=Limiter(c.batch_size / c.steps_per_update, c.start_steps),
+    ))  # fmt: skip
+    parameters = Node("parameters", partial(LocalParameters, agent, optimizer, max_gradient_norm=c.max_gradient_norm))
+    links = {"memory": "replay", "parameters": "parameters"}
+    epsilon = LinearEpsilon(1.0, c.epsilon_end, c.start_steps, c.start_steps + c.epsilon_steps)
+    actor = Node("actor", partial(
+        Actor, agent, env, epsilon, unroll_steps=c.unroll_steps, streams=c.environments), links)  # fmt: skip
+    learner = Node("learner", partial(Learner, agent, loss, target_period_updates=c.target_period_updates), links)
+    return Program((Bundle("dqn", (actor, replay, learner, parameters)),))
