@@ -142,6 +142,9 @@ class Parameters(Protocol):
 class Worker(Protocol):
     """A part that a scheduler drives: actor, learner, evaluator, parameter shard."""
 
+    seconds: dict[str, float]
+    """Time spent so far, by activity."""
+
     def step(self) -> bool:
         """One bounded unit of work; False if nothing is possible now."""
 

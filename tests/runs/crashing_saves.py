@@ -50,6 +50,10 @@ def die_at(k: int) -> None:
                 unsynced.pop(args[0], None)
             if name == "close" and args[0] in unsynced:
                 lost.add(unsynced.pop(args[0]))
+            if name == "rename":
+                moved = {path for path in lost if Path(args[0]) in Path(path).parents}
+                lost.difference_update(moved)
+                lost.update(str(Path(args[1], Path(path).name)) for path in moved)
             return result
 
         return operation

@@ -305,7 +305,7 @@ def test_with_no_usable_checkpoint_the_error_names_each_one(two):
 
 
 def test_an_empty_folder_has_no_usable_checkpoint(tmp_path):
-    with pytest.raises(RunFolderError, match="no usable checkpoint in .*: there is none; start a new run"):
+    with pytest.raises(RunFolderError, match=r"no usable checkpoint in .*: there is none; start a new run"):
         Checkpoints(tmp_path, keep=1).load_latest()
 
 
@@ -313,7 +313,7 @@ def test_a_checkpoint_of_a_newer_schema_is_refused(two, monkeypatch):
     monkeypatch.setattr(manifest, "SCHEMA", 2)
     two.save(130, parts(130), None)
     monkeypatch.undo()
-    with pytest.raises(RunFolderError, match="^checkpoint schema 2 is newer than 1: upgrade veldt$"):
+    with pytest.raises(RunFolderError, match=r"^checkpoint schema 2 is newer than 1: upgrade veldt$"):
         two.load_latest()
 
 
@@ -330,13 +330,13 @@ def test_weights_load_alone_and_change_nothing(two):
 
 @pytest.mark.parametrize("weights", [{"w": 3}, {"w": torch.zeros(2, dtype=torch.complex128)}])
 def test_weights_that_are_not_plain_tensors_are_refused(tmp_path, weights):
-    with pytest.raises(TypeError, match="w"):
+    with pytest.raises(TypeError, match=r"w"):
         Checkpoints(tmp_path, keep=1).save(1, {"weights": weights}, None)
     assert os.listdir(tmp_path) == []
 
 
 def test_keeping_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="keep must be >= 1 checkpoint, got 0"):
+    with pytest.raises(ValueError, match=r"keep must be >= 1 checkpoint, got 0"):
         Checkpoints(tmp_path, keep=0)
 
 

@@ -64,7 +64,7 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
 
 def test_files_of_somebody_else_are_never_overwritten(tmp_path):
     (tmp_path / "config.yaml").write_text("theirs")
-    with pytest.raises(RunFolderError, match="holds config.yaml, but not of a run; choose another --out"):
+    with pytest.raises(RunFolderError, match=r"holds config.yaml, but not of a run; choose another --out"):
         make(tmp_path, overwrite=True)
     assert (tmp_path / "config.yaml").read_text() == "theirs"
 
@@ -97,7 +97,7 @@ def test_a_run_in_progress_can_be_neither_resumed_nor_overwritten_until_its_proc
 
 @pytest.mark.parametrize("attempt", [RunFolder.open, RunFolder.resume])
 def test_a_folder_without_a_run_cannot_be_opened(tmp_path, attempt):
-    with pytest.raises(RunFolderError, match="holds no run: expected config.yaml and status.json"):
+    with pytest.raises(RunFolderError, match=r"holds no run: expected config.yaml and status.json"):
         attempt(tmp_path / "nothing")
 
 
@@ -146,7 +146,7 @@ def test_a_resume_with_another_network_is_refused():
     with pytest.raises(RunFolderError) as refused:
         refuse_changes(old, {**old, "network": {"hidden": 512}, "learning_rate": 1e-4}, ["network", "env"])
     assert str(refused.value) == "cannot resume: network.hidden 256→512 differs; start a new run or --init-from"
-    with pytest.raises(RunFolderError, match="network.hidden 256→64, env CartPole-v1→Acrobot-v1 differ;"):
+    with pytest.raises(RunFolderError, match=r"network.hidden 256→64, env CartPole-v1→Acrobot-v1 differ;"):
         refuse_changes(old, {**old, "network": {"hidden": 64}, "env": "Acrobot-v1"}, ["network", "env"])
 
 

@@ -118,9 +118,28 @@ def test_a_full_disk_delays_rows_and_loses_none(tmp_path, monkeypatch):
     assert (tmp_path / "m.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_process_that_dies_while_it_truncates_leaves_the_whole_table(tmp_path):
+    filled(tmp_path / "m.csv", [1, 2, 3]).close()
+    before = (tmp_path / "m.csv").read_bytes()
+    code = """if True:
+        import os, sys
+        from pathlib import Path
+        from veldt.runs.metrics import MetricsTable
+        os.replace = lambda *paths: os._exit(9)
+        MetricsTable(Path(sys.argv[1])).truncate_after(1)
+    """
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "m.csv"], timeout=60).returncode == 9
+    assert (tmp_path / "m.csv").read_bytes() == before
+    table = MetricsTable(tmp_path / "m.csv")
+    table.truncate_after(1)
+    table.close()
+    assert metrics.read(tmp_path / "m.csv")["loss"].steps.tolist() == [1]
+    assert os.listdir(tmp_path) == ["m.csv"]
+
+
 @pytest.mark.parametrize("name", ["a,b", 'a"b', "a\nb"])
 def test_a_name_that_would_break_a_line_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="must do without commas"):
+    with pytest.raises(ValueError, match=r"must do without commas"):
         MetricsTable(tmp_path / "m.csv").write(1, 1, 0.0, {name: 1.0})
 
 

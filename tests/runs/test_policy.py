@@ -12,7 +12,12 @@ from veldt.runs import files, policy
 from veldt.runs.files import Skipped
 from veldt.runs.policy import load_policy, save_policy
 
-WEIGHTS = {"z": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(3), "b": torch.ones(2, dtype=torch.bfloat16)}
+WEIGHTS = {
+    "z": torch.arange(6.0).reshape(2, 3),
+    "a": torch.zeros(2),
+    "c": torch.tensor(3),
+    "b": torch.ones(2, dtype=torch.bfloat16),
+}
 ABOUT = {"system": "dqn", "env": "CartPole-v1", "return": 500.0, "step": 20_000, "config": {"hidden": [64]}}
 
 
@@ -50,18 +55,18 @@ def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RunFolderError, match="policy.safetensors checksum mismatch: the file is damaged"):
+    with pytest.raises(RunFolderError, match=r"policy.safetensors checksum mismatch: the file is damaged"):
         load_policy(tmp_path)
 
 
 def test_files_that_are_no_policy_are_refused(tmp_path):
-    with pytest.raises(RunFolderError, match="does not exist; no policy was saved there"):
+    with pytest.raises(RunFolderError, match=r"does not exist; no policy was saved there"):
         load_policy(tmp_path)
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(RunFolderError, match="does not say what agent"):
+    with pytest.raises(RunFolderError, match=r"does not say what agent"):
         load_policy(tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("hello, this is not a policy")
-    with pytest.raises(RunFolderError, match="cannot be read"):
+    with pytest.raises(RunFolderError, match=r"cannot be read"):
         load_policy(tmp_path / "text.safetensors")
 
 
@@ -69,5 +74,5 @@ def test_a_policy_of_a_newer_schema_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(policy, "SCHEMA", 5)
     save_policy(tmp_path, WEIGHTS, ABOUT)
     monkeypatch.undo()
-    with pytest.raises(RunFolderError, match="^policy schema 5 is newer than 1: upgrade veldt$"):
+    with pytest.raises(RunFolderError, match=r"^policy schema 5 is newer than 1: upgrade veldt$"):
         load_policy(tmp_path)

@@ -137,5 +137,5 @@ def test_what_is_not_data_is_refused_with_its_path(state, message):
 def test_a_table_that_asks_for_objects_is_refused(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(bytes(8))
-    with pytest.raises(ValueError, match="not plain memory"):
+    with pytest.raises(ValueError, match=r"not plain memory"):
         read_arrays(path, {"a": Entry("|O", (1,), 0, 8)})

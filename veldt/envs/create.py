@@ -88,7 +88,7 @@ def import_package(env_id: str) -> None:
             importlib.import_module(package.replace("-", "_"))
         except ImportError:
             return  # `check_id` says what to install
-        if package == "minatar" and env_id not in gymnasium.registry:
+        if package == "minatar" and "MinAtar/Breakout-v1" not in gymnasium.registry:
             # it registers through a plugin entry point, which Gymnasium 1.0 stopped loading
             importlib.import_module("minatar.gym").register_envs()
 

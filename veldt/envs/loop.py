@@ -218,7 +218,7 @@ class LoopEnvironments:
             ) from error
         self._failures[stream] += 1
         restart = f"restart {self._failures[stream]}/{RESTARTS}"
-        warnings.warn(f"env {stream}: {problem} ({restart}): {error}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"env {stream}: {problem} ({restart}): {error}", UserWarning, stacklevel=4)
 
     def _discard(self, stream: int) -> None:
         env, self._envs[stream] = self._envs[stream], None

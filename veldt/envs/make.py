@@ -100,7 +100,7 @@ def _refuse_raw_atari(create: Create) -> None:
     if isinstance(create, FromRegistry):
         check_id(create.id)
         found = gymnasium.registry.get(create.id)
-        if found is not None and found.kwargs.get("game") in ale.games().values():
+        if found is not None and str(found.entry_point).startswith("ale_py."):
             game = ale.game_name(found.kwargs["game"])
             raise EnvironmentRefused(
                 f"{create.id!r} is an old Atari id without preprocessing; use 'ALE/{game}-v5', "

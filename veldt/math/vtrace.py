@@ -40,17 +40,16 @@ def vtrace(
         delta_t     = rho_t (r_t + gamma_t V_{t+1} - V_t)
         v_t - V_t   = delta_t + gamma_t c_t (v_{t+1} - V_{t+1}),  v_T = V_T
         advantage_t = min(pg_rho_bar, pi/mu) (r_t + gamma_t v_{t+1} - V_t)
-    Where last[t], delta, c and the advantage are 0, hence v_t = V_t. A step that truncates its episode (discount 1)
-    is followed by such a row: it bootstraps from the final observation's value and its trace ends there by itself.
+    Where last[t], pi/mu counts as 0 (whatever log_ratio says, even NaN), so delta, c and the advantage are 0 and
+    v_t = V_t. A step that truncates its episode (discount 1) is followed by such a row: it bootstraps from the final
+    observation's value, and its trace ends there by itself.
     Source: Espeholt et al. 2018 (IMPALA), section 4.1, equation 1 and remark 1; q_s uses v_{s+1} (appendix E.3).
     """
     with torch.no_grad():
-        void = torch.zeros_like(reward)
-        ratio = torch.where(last, void, log_ratio.exp())
-        factor = torch.where(last, void, gamma * discount)
-        rewarded = torch.where(last, void, reward)
+        ratio = torch.where(last, 0.0, log_ratio.exp())
+        factor = gamma * discount
         now, after = values[:-1], values[1:]
-        delta = ratio.clamp(max=rho_bar) * (rewarded + factor * after - now)
+        delta = ratio.clamp(max=rho_bar) * (reward + factor * after - now)
         carry = factor * (trace_lambda * ratio.clamp(max=c_bar))
         running = torch.zeros_like(values[-1])
         excess = []
@@ -59,5 +58,5 @@ def vtrace(
             excess.append(running)
         targets = now + torch.stack(excess[::-1])
         targets_after = torch.cat([targets[1:], values[-1:]])
-        advantages = ratio.clamp(max=pg_rho_bar) * (rewarded + factor * targets_after - now)
+        advantages = ratio.clamp(max=pg_rho_bar) * (reward + factor * targets_after - now)
         return VTrace(targets, advantages)

@@ -12,6 +12,9 @@ from torch import nn
 
 State = dict[str, torch.Tensor]
 
+FEWEST_FUSED_ROWS = 5
+"""Shorter runs of rows go cell by cell: torch's fused LSTM has a fixed cost of about that many cells on a CPU."""
+
 
 class LSTMCore(nn.Module):
     """One LSTM layer of `units` cells. Its state is {"c", "h"}, each float32 [B, units], zeros as an episode starts."""
@@ -32,17 +35,29 @@ class LSTMCore(nn.Module):
         inputs: float32 [T, B, features]; state: before row 0, unless first[0] forgets it; first: bool [T, B].
 
         The state entering row t is zeroed where first[t], before the row is read (SYSTEMS 1.7). Rows between resets
-        run as one fused call, so the cost grows with the number of rows in which any stream starts an episode.
+        run together, so the cost grows with the number of rows in which any stream starts an episode.
         """
-        starts = [row for row, starts_one in enumerate(first.any(dim=1).tolist()) if starts_one]
-        bounds = [0, *(row for row in starts if row > 0), len(inputs)]
-        hidden, cell = state["h"].unsqueeze(0), state["c"].unsqueeze(0)
+        starts = {row for row, starts_one in enumerate(first.any(dim=1).tolist()) if starts_one}
+        bounds = [0, *sorted(starts - {0}), len(inputs)]
+        hidden, cell = state["h"], state["c"]
         outputs = []
         for begin, end in pairwise(bounds):
             if begin in starts:
                 forget = first[begin].unsqueeze(-1)
                 hidden, cell = hidden.masked_fill(forget, 0.0), cell.masked_fill(forget, 0.0)
-            output, (hidden, cell) = self.lstm(inputs[begin:end], (hidden, cell))
+            output, hidden, cell = self._run(inputs[begin:end], hidden, cell)
             outputs.append(output)
-        whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return whole, {"c": cell[0], "h": hidden[0]}
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs), {"c": cell, "h": hidden}
+
+    def _run(
+        self, inputs: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows without a reset: (outputs [T, B, units], hidden [B, units], cell [B, units])."""
+        if len(inputs) >= FEWEST_FUSED_ROWS:
+            output, (last_hidden, last_cell) = self.lstm(inputs, (hidden.unsqueeze(0), cell.unsqueeze(0)))
+            return output, last_hidden[0], last_cell[0]
+        rows = []
+        for row in inputs.unbind():
+            hidden, cell = torch.lstm_cell(row, (hidden, cell), *self.lstm.all_weights[0])
+            rows.append(hidden)
+        return torch.stack(rows), hidden, cell

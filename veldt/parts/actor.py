@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ class Actor:
         self._stack = FrameStack(env, streams)
         self._row = 0
         self.steps = 0
+        self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None
         self._fields = {name: tree_leaves(value) for name, value in self._inlet.rows.items()}
         self._state = self._agent.initial_state(streams)
@@ -87,14 +89,17 @@ class Actor:
     def _advance(self, epsilon: np.ndarray) -> None:
         """Acts at the current row and observes the next one."""
         row = self._row % self._inlet.ring_rows
-        fields = self._fields
+        fields, seconds = self._fields, self.seconds
+        started = time.perf_counter()
         acted = self._agent.act(self._seen, self._state, epsilon, self._random)
         self._state = acted.state
+        inferred = time.perf_counter()
+        step = self._env.step(acted.action) if self._restart is None else self._restart
+        self._restart = None
+        stepped = time.perf_counter()
         fields["action"][0][row] = acted.action
         for name, values in acted.extras.items():
             fields[name][0][row] = values
-        step = self._env.step(acted.action) if self._restart is None else self._restart
-        self._restart = None
         fields["reward"][0][row] = step.reward
         fields["discount"][0][row] = step.discount
         # An environment that had to be started again begins an episode out of turn: what it was in ends here, as if truncated.
@@ -102,6 +107,9 @@ class Actor:
         np.logical_or(last, step.first, out=last)
         self._row += 1
         self._observe(step)
+        seconds["inference"] += inferred - started
+        seconds["environment"] += stepped - inferred
+        seconds["writing streams"] += time.perf_counter() - stepped
 
     def pop_episodes(self) -> list[Episode]:
         """The episodes that finished since the last call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,7 @@ class Evaluator:
         self._at_step = 0
         self._next_step = period_steps
         self._results: list[Evaluation] = []
+        self.seconds = {"evaluation": 0.0}
 
     def step(self) -> bool:
         """Starts an evaluation if one is due, or plays on; False if none is."""
@@ -113,8 +115,10 @@ class Evaluator:
             self._start(self._memory.inserted_steps)
             self._next_step = (self._memory.inserted_steps // self._period + 1) * self._period
         assert self._play is not None
+        started = time.perf_counter()
         if self._play.advance(self._rows_per_step):
             self._finish()
+        self.seconds["evaluation"] += time.perf_counter() - started
         return True
 
     def _start(self, step: int) -> None:

@@ -5,6 +5,7 @@ It knows neither the memory's kind nor the parameters': a queue or a replay, its
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -58,6 +59,7 @@ class Learner:
         self.updates = 0
         self.skipped_updates = 0
         self._bad = 0
+        self.seconds = {"sampling replay": 0.0, "learning": 0.0}
 
     def _copy_target(self) -> None:
         assert self._target is not None
@@ -75,26 +77,33 @@ class Learner:
         """
         if not self._memory.can_sample():
             return False
+        started = time.perf_counter()
         batch = self._on_device(self._memory.sample())
+        sampled = time.perf_counter()
+        self.seconds["sampling replay"] += sampled - started
+        self._update(batch)
+        self.seconds["learning"] += time.perf_counter() - sampled
+        return True
+
+    def _update(self, batch: Batch[Any]) -> None:
         self._follower.pull()
         loss = self._objective(self._online, self._target, batch)
         gradients = torch.autograd.grad(loss.value, self._leaves, allow_unused=True)
         version = self._parameters.version
         if self._parameters.push(gradients, self._follower.version) == version:
             self._skip(float(loss.value.detach()))
-            return True
+            return
         self._bad = 0
-        self._follower.pull()
         self.updates += 1
         if loss.priorities is not None:
             self._memory.update(batch.keys, loss.priorities.cpu().numpy())
         if self._target_period is not None and self.updates % self._target_period == 0:
+            self._follower.pull()
             self._copy_target()
         self._count += 1
         for name, value in (("loss", loss.value.detach()), *loss.metrics.items()):
             total = self._sums.get(name)
             self._sums[name] = value if total is None else total + value
-        return True
 
     def _on_device(self, batch: Batch[Any]) -> Batch[Any]:
         if self._device == "cpu":

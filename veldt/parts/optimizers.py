@@ -22,11 +22,14 @@ class RMSProp(Optimizer):
 
         square <- decay square + (1 - decay) g^2
         mean   <- decay mean + (1 - decay) g                (centered only)
-        spread  = square, or max(square - mean^2, 0) if centered
+        spread  = square, or square - mean^2 if centered
         theta  <- theta - lr g / sqrt(spread + epsilon)     or g / (sqrt(spread) + epsilon)
 
-    `square` starts at `initial_square`, `mean` at 0. State exists from the start, so that it can be shared between
-    processes (A3C). Parameters without gradient are passed over. The maximum guards against rounding alone.
+    `square` starts at `initial_square`, `mean` at 0. A centered spread is kept itself, by the equal recursion
+    spread <- decay (spread + (1 - decay) (g - mean)^2), in which rounding cannot make it negative.
+
+    State, `spread` and `mean` per parameter, exists from the start, so that it can be shared between processes (A3C).
+    Parameters without gradient are passed over.
     Source: Hinton's lecture 6e; Graves 2013, equations 38-45, without momentum (centered); Mnih et al. 2015, 2016.
     """
 
@@ -57,7 +60,7 @@ class RMSProp(Optimizer):
         group = self.param_groups[-1]
         for parameter in group["params"]:
             state = self.state[parameter]
-            state["square"] = torch.full_like(parameter, group["initial_square"], requires_grad=False)
+            state["spread"] = torch.full_like(parameter, group["initial_square"], requires_grad=False)
             if group["centered"]:
                 state["mean"] = torch.zeros_like(parameter, requires_grad=False)
 
@@ -75,21 +78,20 @@ class RMSProp(Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-        squares = [self.state[parameter]["square"] for parameter in parameters]
+        spreads = [self.state[parameter]["spread"] for parameter in parameters]
         decay, epsilon = group["decay"], group["epsilon"]
-        torch._foreach_mul_(squares, decay)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - decay)
-        spread: list[torch.Tensor] = squares
+        deviations, gain = gradients, 1 - decay
         if group["centered"]:
             means = [self.state[parameter]["mean"] for parameter in parameters]
-            torch._foreach_lerp_(means, gradients, 1 - decay)
-            spread = list(torch._foreach_addcmul(squares, means, means, -1))
-            torch._foreach_clamp_min_(spread, 0.0)
+            deviations, gain = list(torch._foreach_sub(gradients, means)), decay * (1 - decay)
+            torch._foreach_add_(means, deviations, alpha=1 - decay)
+        torch._foreach_mul_(spreads, decay)
+        torch._foreach_addcmul_(spreads, deviations, deviations, gain)
         if group["epsilon_inside_root"]:
-            root = torch._foreach_add(spread, epsilon)
+            root = torch._foreach_add(spreads, epsilon)
             torch._foreach_sqrt_(root)
         else:
-            root = torch._foreach_sqrt(spread)
+            root = torch._foreach_sqrt(spreads)
             torch._foreach_add_(root, epsilon)
         torch._foreach_addcdiv_(parameters, gradients, root, -group["lr"])
 

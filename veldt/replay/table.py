@@ -170,6 +170,11 @@ class Table:
         self._ends[:] = state["ends"]
         self._ripe[:] = state["ripe"]
 
+    def refill(self) -> None:
+        """The streams are empty although the run has begun: sampling waits until they are filled again."""
+        self.limiter.refill()
+        self._ripe[:] = self._ends
+
     def replay_state_dict(self) -> State:
         """The experience itself: the streams' bytes, the live items and the selector."""
         return {

@@ -68,8 +68,11 @@ def measure(path: Path) -> Written:
 
 
 def replace_file(path: Path, pieces: Iterable[Piece]) -> None:
-    """Makes `path` hold `pieces`: whoever reads it, also after a crash, sees all of the old or all of the new bytes."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Makes `path` hold `pieces`: whoever reads it, also after a crash, sees all of the old or all of the new bytes.
+
+    Not for two writers of the same file at once.
+    """
+    beside = path.with_name(f".{path.name}.partial")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(beside)
     try:

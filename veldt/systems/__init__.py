@@ -1,0 +1,55 @@
+"""The systems, by name: what the entry points need to know of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from veldt.data import EnvSpec
+from veldt.errors import ConfigError, did_you_mean
+from veldt.program import Program
+from veldt.systems import dqn
+from veldt.systems.presets import PRESETS, Preset
+
+
+@dataclass(frozen=True)
+class System:
+    """A system: its settings, its program, and the agent whose policy it trains."""
+
+    name: str
+    config: type[Any]
+    program: Callable[[Any, EnvSpec], Program]
+    agent: Callable[[Any, EnvSpec], Callable[[], Any]]
+    presets: Mapping[str, Preset]
+
+    def preset(self, name: str, env: str) -> tuple[str, dict[str, Any]]:
+        """The name and settings of preset `name`; `auto` takes the one made for environments like `env`, else `paper`.
+
+        Raises:
+            ConfigError: there is no such preset.
+        """
+        if name == "auto":
+            fitting = (key for key, preset in self.presets.items() if preset.fits and re.match(preset.fits, env))
+            name = next(fitting, "paper")
+        if name not in self.presets:
+            known = ", ".join(("auto", *self.presets))
+            raise ConfigError(f"unknown preset {name!r}{did_you_mean(name, self.presets)} ({self.name} has {known})")
+        return name, dict(self.presets[name].settings)
+
+
+SYSTEMS: dict[str, System] = {
+    "dqn": System("dqn", dqn.DQNConfig, dqn.program, dqn.agent, PRESETS["dqn"]),
+}
+
+
+def find(name: str) -> System:
+    """The system called `name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in SYSTEMS:
+        raise ConfigError(f"unknown system {name!r}{did_you_mean(name, SYSTEMS)} (known: {', '.join(SYSTEMS)})")
+    return SYSTEMS[name]

@@ -10,6 +10,7 @@ prioritized replay (Schaul et al. 2016) are options of the same agent and object
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -127,9 +128,14 @@ class DQNConfig:
         return max(1, self.steps_per_update // self.environments)
 
 
+def agent(c: DQNConfig, env: EnvSpec) -> Callable[[], QAgent]:
+    """Builds the agent that DQN trains."""
+    return partial(QAgent, env, QNetworkConfig(c.encoder, c.hidden, c.dueling))
+
+
 def program(c: DQNConfig, env: EnvSpec) -> Program:
     """The DQN of these settings on this environment."""
-    agent = partial(QAgent, env, QNetworkConfig(c.encoder, c.hidden, c.dueling))
+    make_agent = agent(c, env)
     loss = QLearning(double=c.double, clip_error=c.clip_error, sum_over_batch=c.sum_over_batch)
     optimizer = (
         AdamConfig(c.learning_rate, beta1=0.9, beta2=0.999, epsilon=c.optimizer_epsilon)
@@ -145,10 +151,10 @@ def program(c: DQNConfig, env: EnvSpec) -> Program:
         selector=proportional if c.prioritized else Uniform(),
         limiter=Limiter(c.batch_size / c.steps_per_update, c.start_steps),
     ))  # fmt: skip
-    parameters = Node("parameters", partial(LocalParameters, agent, optimizer, max_gradient_norm=c.max_gradient_norm))
+    parameters = Node("parameters", partial(LocalParameters, make_agent, optimizer, max_gradient_norm=c.max_gradient_norm))
     links = {"memory": "replay", "parameters": "parameters"}
     epsilon = LinearEpsilon(1.0, c.epsilon_end, c.start_steps, c.start_steps + c.epsilon_steps)
     actor = Node("actor", partial(
-        Actor, agent, env, epsilon, unroll_steps=c.unroll_steps, streams=c.environments), links)  # fmt: skip
-    learner = Node("learner", partial(Learner, agent, loss, target_period_updates=c.target_period_updates), links)
+        Actor, make_agent, env, epsilon, unroll_steps=c.unroll_steps, streams=c.environments), links)  # fmt: skip
+    learner = Node("learner", partial(Learner, make_agent, loss, target_period_updates=c.target_period_updates), links)
     return Program((Bundle("dqn", (actor, replay, learner, parameters)),))

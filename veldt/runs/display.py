@@ -1,0 +1,146 @@
+"""What a run shows while it goes: a live panel on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table as Grid
+from rich.text import Text
+
+from veldt.runs.progress import Progress, duration
+
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+class Display(Protocol):
+    """Shows progress and says things."""
+
+    def update(self, progress: Progress) -> None:
+        """Shows the present state."""
+
+    def say(self, line: str) -> None:
+        """Prints one line that stays."""
+
+    def close(self) -> None: ...
+
+
+def make_display(title: str, quiet: bool) -> Display:
+    """The display for where the output goes."""
+    if quiet:
+        return Quiet()
+    return LivePanel(title) if sys.stdout.isatty() else PlainLines(title)
+
+
+class Quiet:
+    """Says nothing but what went wrong."""
+
+    def update(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class PlainLines:
+    """One line for every twentieth of the run, for logs and pipes."""
+
+    def __init__(self, title: str) -> None:
+        print(title, flush=True)
+        self._next = 0.0
+
+    def update(self, progress: Progress) -> None:
+        """A line, if enough has happened since the last one."""
+        done = progress.steps / progress.total_steps
+        if done < self._next:
+            return
+        self._next = (int(done * 20) + 1) / 20
+        print(
+            f"step {progress.steps:>10,} ({done:4.0%})  {progress.steps_per_second:8,.0f} steps/s  "
+            f"{progress.updates_per_second:7,.0f} updates/s  return {_number(progress.return_mean)}  "
+            f"eval {_number(progress.evaluation_mean)}  loss {_number(progress.values.get('loss'))}",
+            flush=True,
+        )
+
+    def say(self, line: str) -> None:
+        """Prints it."""
+        print(line, flush=True)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class LivePanel:
+    """A panel that is redrawn four times a second."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._console = Console()
+        self._history: list[float] = []
+        self._live = Live(Text("starting"), console=self._console, refresh_per_second=4, transient=False)
+        self._live.start()
+
+    def update(self, progress: Progress) -> None:
+        """Redraws the panel."""
+        if progress.return_mean is not None:
+            self._history = [*self._history[-199:], progress.return_mean]
+        self._live.update(self._draw(progress))
+
+    def _draw(self, progress: Progress) -> Panel:
+        left = progress.seconds_left
+        grid = Grid.grid(padding=(0, 3))
+        for _ in range(4):
+            grid.add_column(justify="right")
+        grid.add_row(*(Text(name, style="dim") for name in ("steps", "steps/s", "updates", "updates/s")))
+        grid.add_row(
+            f"{progress.steps:,}",
+            f"{progress.steps_per_second:,.0f}",
+            f"{progress.updates:,}",
+            f"{progress.updates_per_second:,.0f}",
+        )
+        grid.add_row(*(Text(name, style="dim") for name in ("return", "evaluation", "best", "loss")))
+        grid.add_row(
+            Text(_number(progress.return_mean), style="bold green"),
+            _number(progress.evaluation_mean),
+            _number(progress.best_mean),
+            _number(progress.values.get("loss")),
+        )
+        bar = Grid.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=progress.total_steps, completed=progress.steps, width=40),
+            f"{progress.steps / progress.total_steps:.0%}",
+            f"{duration(progress.seconds)} gone, {'?' if left is None else duration(left)} left",
+        )
+        rest = "  ".join(f"{name} {value:.3g}" for name, value in progress.values.items() if name != "loss")
+        busy = "  ".join(f"{name} {share:.0%}" for name, share in progress.shares.items())
+        lines = (Text(f"return {sparkline(self._history)}"), Text(f"time   {busy}"), Text(rest, style="dim"))
+        return Panel(Group(grid, *lines, bar), title=self._title, expand=False)
+
+    def say(self, line: str) -> None:
+        """Prints it above the panel."""
+        self._console.print(line, highlight=False)
+
+    def close(self) -> None:
+        """Leaves the last panel on the screen."""
+        self._live.stop()
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """`values`, at most `width` of them, as bars between the smallest and the largest."""
+    if not values:
+        return ""
+    step = max(1, len(values) // width)
+    shown = values[::-1][::step][:width][::-1]
+    low, high = min(shown), max(shown)
+    return "".join(SPARKS[int((value - low) / (high - low or 1.0) * 7.999)] for value in shown)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,205 @@
+"""The monitor: looks at a run after each round of its loop. Counts, logs, keeps the best policy, decides when to stop.
+
+Everything in the metrics table is taken at fixed agent steps, so that two runs of the same seed write the same table; wall
+time decides only when to redraw and when to save a checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from veldt.core import State
+from veldt.parts.evaluator import Evaluation
+from veldt.runs.display import Display
+from veldt.runs.metrics import EVAL_RETURN, TRAIN_RETURN, MetricsTable
+from veldt.runs.options import RunOptions
+from veldt.runs.progress import Progress
+
+REDRAW_SECONDS = 0.25
+ROUNDS_PER_LOOK = 16
+"""Rounds between two looks at the clock."""
+
+
+class Monitor:
+    """Counts and decides; what it finds it hands to `on_best` (a policy to keep) and `on_checkpoint`."""
+
+    def __init__(
+        self,
+        parts: Mapping[str, Any],
+        options: RunOptions,
+        table: MetricsTable,
+        display: Display,
+        *,
+        on_best: Callable[[Evaluation], None],
+        on_checkpoint: Callable[[], None],
+    ) -> None:
+        """Args:
+        parts: the running parts, by name.
+        options: what the user chose.
+        table, display: where metrics go.
+        on_best: called with an evaluation that is at least as good as all before.
+        on_checkpoint: saves a checkpoint.
+        """
+        self._parts = parts
+        self._options, self._table, self._display = options, table, display
+        self._on_best, self._on_checkpoint = on_best, on_checkpoint
+        self._memory = parts["replay"]
+        self._learner = parts["learner"]
+        self._evaluator = parts["evaluator"]
+        self._actors = [part for part in parts.values() if hasattr(part, "pop_episodes")]
+        self._next_log = options.log_period_steps
+        self._last_log = -1
+        self._returns: deque[float] = deque(maxlen=100)
+        self._lengths: deque[int] = deque(maxlen=100)
+        self.episodes = 0
+        self.evaluation_mean: float | None = None
+        self.best_mean: float | None = None
+        self.best_step = 0
+        self._values: dict[str, float] = {}
+        self.stop_reason: str | None = None
+        self._round = 0
+        self._seconds_before = 0.0
+        self._started = self._last_checkpoint = self._last_draw = time.perf_counter()
+        self._marks: deque[tuple[float, int, int]] = deque(maxlen=40)
+
+    @property
+    def steps(self) -> int:
+        """Agent steps taken."""
+        return int(self._memory.inserted_steps)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Wall time of all sessions of this run."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def after_round(self) -> bool:
+        """Looks at the run; False when it should stop."""
+        steps = self.steps
+        if steps >= self._next_log:
+            self._log(steps)
+        self._read_evaluations()
+        if steps >= self._options.steps:
+            self.stop_reason = self.stop_reason or "steps"
+        self._round += 1
+        if self._round % ROUNDS_PER_LOOK == 0:
+            self._look_at_clock()
+        return self.stop_reason is None
+
+    def _log(self, steps: int) -> None:
+        period = self._options.log_period_steps
+        self._next_log, self._last_log = (steps // period + 1) * period, steps
+        self.read_episodes()
+        values: dict[str, float] = {}
+        for part in self._parts.values():
+            if hasattr(part, "metrics"):
+                values |= part.metrics()
+        self._values = dict(values)
+        if self._returns:
+            values[TRAIN_RETURN] = sum(self._returns) / len(self._returns)
+            values["train/length_steps"] = sum(self._lengths) / len(self._lengths)
+        values["episodes"] = self.episodes
+        values["skipped_updates"] = self._learner.skipped_updates
+        self._table.write(steps, self._learner.updates, self.wall_seconds, values)
+
+    def read_episodes(self) -> None:
+        """Takes the finished training episodes from the actors."""
+        for actor in self._actors:
+            for episode in actor.pop_episodes():
+                self.episodes += 1
+                self._returns.append(episode.episode_return)
+                self._lengths.append(episode.length_steps)
+
+    def _read_evaluations(self) -> None:
+        for evaluation in self._evaluator.pop_evaluations():
+            mean = self.evaluation_mean = evaluation.return_mean
+            values = {
+                EVAL_RETURN: mean,
+                "eval/return_min": float(evaluation.returns.min()),
+                "eval/return_max": float(evaluation.returns.max()),
+                "eval/length_steps": float(evaluation.lengths_steps.mean()),
+            }
+            self._table.write(evaluation.step, self._learner.updates, self.wall_seconds, values)
+            if self.best_mean is None or mean >= self.best_mean:
+                self.best_mean, self.best_step = mean, evaluation.step
+                self._on_best(evaluation)
+            target = self._options.until_return
+            if target is not None and mean >= target:
+                self.stop_reason = "return"
+
+    def conclude(self) -> None:
+        """Evaluates the final weights and writes the last rows."""
+        self._evaluator.conclude()
+        self._read_evaluations()
+        if self._last_log < self.steps:
+            self._log(self.steps)
+
+    def _look_at_clock(self) -> None:
+        now = time.perf_counter()
+        if now - self._last_draw >= REDRAW_SECONDS:
+            self._last_draw = now
+            self._marks.append((now, self.steps, self._learner.updates))
+            self._display.update(self.progress())
+        if self._options.minutes is not None and self.wall_seconds >= 60 * self._options.minutes:
+            self.stop_reason = self.stop_reason or "minutes"
+        if now - self._last_checkpoint >= 60 * self._options.checkpoint_minutes:
+            self._on_checkpoint()
+            self._last_checkpoint = time.perf_counter()
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        self.read_episodes()
+        steps_per_second = updates_per_second = 0.0
+        if len(self._marks) > 1:
+            (then, steps, updates), (now, steps_now, updates_now) = self._marks[0], self._marks[-1]
+            steps_per_second = (steps_now - steps) / (now - then)
+            updates_per_second = (updates_now - updates) / (now - then)
+        seconds: dict[str, float] = {}
+        for part in self._parts.values():
+            seconds |= getattr(part, "seconds", {})
+        total = sum(seconds.values())
+        return Progress(
+            steps=self.steps,
+            total_steps=self._options.steps,
+            updates=self._learner.updates,
+            episodes=self.episodes,
+            seconds=self.wall_seconds,
+            steps_per_second=steps_per_second,
+            updates_per_second=updates_per_second,
+            return_mean=self.return_mean,
+            evaluation_mean=self.evaluation_mean,
+            best_mean=self.best_mean,
+            values=self._values,
+            shares={name: spent / total for name, spent in seconds.items() if spent > 0},
+        )
+
+    @property
+    def return_mean(self) -> float | None:
+        """Mean return of the last 100 training episodes."""
+        return sum(self._returns) / len(self._returns) if self._returns else None
+
+    def state_dict(self) -> State:
+        """Counters, and the episodes behind the means."""
+        return {
+            "next_log": self._next_log,
+            "returns": list(self._returns),
+            "lengths": list(self._lengths),
+            "episodes": self.episodes,
+            "evaluation_mean": self.evaluation_mean,
+            "best_mean": self.best_mean,
+            "best_step": self.best_step,
+            "wall_seconds": self.wall_seconds,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Goes on where `state_dict` was taken."""
+        period = self._options.log_period_steps
+        self._next_log = min(int(state["next_log"]), (self.steps // period + 1) * period)
+        self._returns.extend(state["returns"])
+        self._lengths.extend(state["lengths"])
+        self.episodes = int(state["episodes"])
+        self.evaluation_mean, self.best_mean = state["evaluation_mean"], state["best_mean"]
+        self.best_step = int(state["best_step"])
+        self._seconds_before = float(state["wall_seconds"])

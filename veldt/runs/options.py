@@ -1,0 +1,84 @@
+"""What a user may choose about a run, apart from the system, its hyperparameters and the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from veldt.errors import ConfigError, require_at_least, require_between
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How long a run lasts, where it goes, what is measured and kept."""
+
+    steps: int = 50_000_000
+    """Agent steps to train for."""
+
+    seed: int = 0
+    """Root of all random numbers."""
+
+    out: Path | None = None
+    """The run's folder; by default runs/SYSTEM-ENV-SEED."""
+
+    until_return: float | None = None
+    """Stop when an evaluation's mean return reaches this."""
+
+    minutes: float | None = None
+    """Stop after so much wall time."""
+
+    device: str = "cpu"
+    """Where the learner computes: cpu, cuda, cuda:1, ..."""
+
+    threads: int | None = None
+    """Threads for torch; by default one for each core."""
+
+    eval_every_steps: int | None = None
+    """Agent steps between evaluations; by default a twentieth of the run."""
+
+    eval_episodes: int = 20
+    """Episodes of one evaluation."""
+
+    eval_epsilon: float = 0.0
+    """Chance of a random action while evaluating."""
+
+    log_every_steps: int | None = None
+    """Agent steps between two rows of the metrics table; by default 1/400 of the run, at least 500."""
+
+    checkpoint_minutes: float = 10.0
+    """Wall time between checkpoints; one is always written at the end."""
+
+    keep_checkpoints: int = 2
+    """How many checkpoints are kept."""
+
+    checkpoint_replay: bool = True
+    """Save the replay with each checkpoint; without it a resumed run fills it anew."""
+
+    overwrite: bool = False
+    """Remove the run that the folder holds."""
+
+    quiet: bool = False
+    """Print the result only."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_episodes", "keep_checkpoints"):
+            require_at_least(name, getattr(self, name), 1)
+        for name in ("eval_every_steps", "log_every_steps", "threads"):
+            if getattr(self, name) is not None:
+                require_at_least(name, getattr(self, name), 1)
+        require_at_least("checkpoint_minutes", self.checkpoint_minutes, 0)
+        if self.minutes is not None:
+            require_at_least("minutes", self.minutes, 0)
+        require_between("eval_epsilon", self.eval_epsilon, 0, 1)
+        if self.seed < 0:
+            raise ConfigError(f"seed must be an integer >= 0, got {self.seed}")
+
+    @property
+    def evaluation_period_steps(self) -> int:
+        """Agent steps between evaluations."""
+        return self.eval_every_steps or max(1, self.steps // 20)
+
+    @property
+    def log_period_steps(self) -> int:
+        """Agent steps between rows of the metrics table."""
+        return self.log_every_steps or max(500, self.steps // 400)

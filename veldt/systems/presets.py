@@ -1,0 +1,73 @@
+"""Presets: named settings for kinds of environments that the papers did not have in mind.
+
+`paper` is always there and changes nothing. `fits` is a pattern of environment names for which `auto` takes the preset.
+A preset may set anything that a flag can: hyperparameters, run options, environment options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings by name, and the environments that they are for."""
+
+    settings: Mapping[str, Any]
+    fits: str = ""
+
+
+PAPER = Preset({})
+
+_SMALL_DQN: dict[str, Any] = {
+    "double": True,
+    "n_steps": 3,
+    "reward_clip": None,
+    "optimizer": "adam",
+    "optimizer_epsilon": 1e-8,
+    "sum_over_batch": False,
+    "max_gradient_norm": 10.0,
+}
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "dqn": {
+        "paper": PAPER,
+        "atari": Preset({"life_loss": True, "eval_epsilon": 0.05, "eval_every_steps": 250_000}, fits="ALE/"),
+        "cartpole": Preset(
+            {
+                **_SMALL_DQN,
+                "hidden": (128, 128),
+                "replay_steps": 50_000,
+                "start_steps": 1_000,
+                "batch_size": 64,
+                "steps_per_update": 4,
+                "learning_rate": 1e-3,
+                "target_period_updates": 100,
+                "epsilon_end": 0.04,
+                "epsilon_steps": 8_000,
+                "environments": 8,
+                "steps": 50_000,
+            },
+            fits="CartPole",
+        ),
+        "minatar": Preset(
+            {
+                **_SMALL_DQN,
+                "hidden": (128,),
+                "replay_steps": 100_000,
+                "start_steps": 5_000,
+                "batch_size": 64,
+                "steps_per_update": 4,
+                "learning_rate": 3e-4,
+                "target_period_updates": 250,
+                "epsilon_end": 0.01,
+                "epsilon_steps": 100_000,
+                "environments": 8,
+                "steps": 1_000_000,
+            },
+            fits="MinAtar/",
+        ),
+    },
+}

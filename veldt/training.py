@@ -1,0 +1,302 @@
+"""Training: from a request to a finished run folder. An entry point: it brings systems, runtime and run folder together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from veldt.core import State
+from veldt.errors import RunFolderError, VeldtError
+from veldt.parts.evaluator import Evaluation, Evaluator
+from veldt.program import Bundle, Node, Program
+from veldt.request import FIXED, Env, Request, from_dict, make_request, versions
+from veldt.runs.changes import refuse_changes
+from veldt.runs.checkpoint import Checkpoints, SaveReport
+from veldt.runs.display import Display, make_display
+from veldt.runs.files import Skipped
+from veldt.runs.folder import RunFolder
+from veldt.runs.metrics import MetricsTable
+from veldt.runs.monitor import Monitor
+from veldt.runs.policy import save_policy
+from veldt.runs.progress import Progress
+from veldt.runs.report import draw_curve
+from veldt.runtime.inline import InlineRuntime
+
+EVALUATION_ROWS = 64
+"""Rows that an evaluation plays between two looks at the rest of the program."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    stopped_by: `steps`, `return` (the evaluation reached `until_return`), `minutes`, or the name of a signal.
+    final_mean, best_mean: mean return of the last and the best evaluation; train_mean: of the last 100 training episodes.
+    """
+
+    folder: Path
+    stopped_by: str
+    final_mean: float | None
+    best_mean: float | None
+    best_step: int
+    train_mean: float | None
+    progress: Progress
+    checkpoint_step: int | None
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 128 + the number of the signal that stopped the run."""
+        return 128 + signal.Signals[self.stopped_by] if self.stopped_by.startswith("SIG") else 0
+
+
+def train(system: str, env: Env, *, preset: str = "auto", **values: Any) -> Result:
+    """Trains `system` on `env` and leaves a run folder.
+
+    Args:
+        system: `dqn`.
+        env: a Gymnasium id, `package.module:callable`, or a callable that makes an environment.
+        preset: named settings to start from; `auto` looks at the environment.
+        **values: any field of the system's config, of `RunOptions` or of `EnvOptions`.
+
+    Raises:
+        UserError: the request is wrong; nothing was started.
+        RunError: the run could not go on.
+    """
+    request = make_request(system, env, preset, values)
+    request.env_spec  # noqa: B018  (refuses an environment before a folder is made)
+    folder = RunFolder.create(
+        request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite
+    )
+    return _Session(request, folder).run()
+
+
+def resume(path: str | Path, **changes: Any) -> Result:
+    """Goes on with the run in folder `path` from its last checkpoint; `changes` may be run options, such as `steps`.
+
+    Raises:
+        RunFolderError: there is no run, no usable checkpoint, or `changes` do not fit what was saved.
+    """
+    folder = RunFolder.resume(Path(path))
+    try:
+        saved = folder.config()
+        request = from_dict(saved, {**changes, "out": Path(path)})
+        refuse_changes(saved, request.as_dict(), FIXED)
+        loaded = Checkpoints(folder.checkpoints_path, request.run.keep_checkpoints).load_latest()
+        if loaded.step >= request.run.steps:
+            raise RunFolderError(f"{path} is finished at step {loaded.step:,}; give --steps above that to go on")
+    except BaseException:
+        folder.close()
+        raise
+    for warning in loaded.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return _Session(request, folder).run((loaded.step, loaded.parts, loaded.replay))
+
+
+def with_evaluator(program: Program, request: Request) -> Program:
+    """The program with an evaluator bundle beside it."""
+    run = request.run
+    make = partial(
+        Evaluator,
+        request.system.agent(request.config, request.env_spec),
+        request.env_spec,
+        period_steps=run.evaluation_period_steps,
+        episodes=run.eval_episodes,
+        epsilon=run.eval_epsilon,
+        rows_per_step=EVALUATION_ROWS,
+    )
+    node = Node("evaluator", make, {"memory": "replay", "parameters": "parameters"})
+    return program.with_bundle(Bundle("evaluation", (node,)))
+
+
+class _Session:
+    """One stretch of a run: from its start or its last checkpoint until it ends or is stopped."""
+
+    def __init__(self, request: Request, folder: RunFolder) -> None:
+        self._request, self._folder, self._run_options = request, folder, request.run
+        self._saved_step: int | None = None
+        self._warned_replay = False
+
+    def run(self, loaded: tuple[int, dict[str, State], State | None] | None = None) -> Result:
+        """Runs to the end and writes what a run leaves behind."""
+        options = self._run_options
+        torch.set_num_threads(options.threads or os.cpu_count() or 1)
+        folder, request = self._folder, self._request
+        step = loaded[0] if loaded else 0
+        title = f"{request.system.name} on {request.env_name}, preset {request.preset}, seed {options.seed}"
+        display = make_display(f"{title}: {folder.path}", options.quiet)
+        try:
+            with self._failure_noted(), _warnings_shown(display):
+                program = request.system.program(request.config, request.env_spec)
+                self._runtime = InlineRuntime(
+                    with_evaluator(program, request), seed=options.seed, device=options.device
+                )
+                table = MetricsTable(folder.metrics_path, folder.tensorboard_path)
+                self._display, self._table = display, table
+                self._monitor = Monitor(
+                    self._runtime.parts,
+                    options,
+                    table,
+                    display,
+                    on_best=self._keep_policy,
+                    on_checkpoint=self._checkpoint,
+                )
+                self._checkpoints = Checkpoints(folder.checkpoints_path, options.keep_checkpoints)
+                if loaded is not None:
+                    table.truncate_after(step)
+                    self._load(loaded)
+                    display.say(f"resumed at step {self._monitor.steps:,}")
+                folder.set_status("running", self._monitor.steps)
+                return self._drive()
+        finally:
+            display.close()
+            folder.close()
+
+    def _drive(self) -> Result:
+        monitor, runtime = self._monitor, self._runtime
+        with _signals_caught() as caught:
+            runtime.run(lambda: monitor.after_round() and not caught)
+            if caught:
+                monitor.stop_reason = caught[0]
+                self._checkpoint()
+            else:
+                monitor.conclude()
+                self._checkpoint()
+        runtime.close()
+        self._table.close()
+        finished = monitor.stop_reason in ("steps", "return")
+        self._folder.set_status(
+            "finished" if finished else "interrupted", monitor.steps, best_return=monitor.best_mean
+        )
+        progress = monitor.progress()
+        self._display.update(progress)
+        if monitor.stop_reason and not monitor.stop_reason.startswith("SIG"):
+            draw_curve(self._folder)
+        return Result(
+            self._folder.path,
+            monitor.stop_reason or "steps",
+            monitor.evaluation_mean,
+            monitor.best_mean,
+            monitor.best_step,
+            monitor.return_mean,
+            progress,
+            self._saved_step,
+        )
+
+    def _keep_policy(self, evaluation: Evaluation) -> None:
+        about = {
+            **self._request.as_dict(),
+            "return_mean": evaluation.return_mean,
+            "step": evaluation.step,
+            "versions": versions(),
+        }
+        skipped = save_policy(self._folder.policy_path, evaluation.tensors, about)
+        if skipped is not None:
+            self._display.say(f"best policy not saved: {skipped.reason}")
+
+    def _checkpoint(self) -> None:
+        parts = self._runtime.parts
+        states = {
+            "weights": parts["parameters"].state_dict()["tensors"],
+            "runtime": self._runtime.state_dict(),
+            "monitor": self._monitor.state_dict(),
+        }
+        replay = None
+        if self._run_options.checkpoint_replay:
+            replay = {name: p.replay_state_dict() for name, p in parts.items() if hasattr(p, "replay_state_dict")}
+        elif not self._warned_replay:
+            self._warned_replay = True
+            self._display.say("checkpoints leave the replay out: a resumed run has to fill it anew")
+        self._table.sync()
+        saved: SaveReport | Skipped = self._checkpoints.save(self._monitor.steps, states, replay)
+        if isinstance(saved, Skipped):
+            self._display.say(f"checkpoint skipped: {saved.reason}")
+            return
+        self._saved_step = self._monitor.steps
+        replay_part = f", replay {saved.replay_bytes / 1e6:,.1f} MB in {saved.replay_seconds:.1f} s"
+        self._display.say(
+            f"checkpoint at step {self._monitor.steps:,}: {saved.bytes / 1e6:,.1f} MB in {saved.seconds:.1f} s"
+            + (replay_part if replay is not None else "")
+        )
+
+    def _load(self, loaded: tuple[int, dict[str, State], State | None]) -> None:
+        step, states, replay = loaded
+        parts = self._runtime.parts
+        runtime_state = states["runtime"]
+        if replay is None:  # the rows before the one under way are gone: no episode can go on in them
+            for name in parts:
+                if "env" in (runtime_state.get(name) or {}):
+                    runtime_state[name]["env"] = None
+            self._display.say("this checkpoint has no replay: it is filled anew before the next update")
+        self._runtime.load_state_dict(runtime_state)
+        for name, part in parts.items():
+            if hasattr(part, "load_replay_state_dict"):
+                if replay is None:
+                    part.refill()
+                else:
+                    part.load_replay_state_dict(replay[name])
+        self._monitor.load_state_dict(states["monitor"])
+        self._saved_step = step
+
+    @contextmanager
+    def _failure_noted(self) -> Iterator[None]:
+        """A run that ends in an error says so in its status."""
+        try:
+            yield
+        except BaseException as error:
+            step = self._monitor.steps if hasattr(self, "_monitor") else 0
+            self._folder.set_status("failed", step, error=f"{type(error).__name__}: {error}")
+            if isinstance(error, VeldtError) and self._saved_step is not None:
+                error.add_note(
+                    f"last checkpoint at step {self._saved_step:,}; "
+                    f"to go on from there: veldt train --resume {self._folder.path}"
+                )
+            raise
+
+
+@contextmanager
+def _signals_caught() -> Iterator[list[str]]:
+    """SIGINT and SIGTERM end the loop after its round; a second one ends the process at once."""
+    caught: list[str] = []
+
+    def note(number: int, frame: object) -> None:
+        if caught:
+            sys.stderr.write("stopped at once, without a last checkpoint\n")
+            sys.stderr.flush()
+            os._exit(128 + number)
+        caught.append(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before: Mapping[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _warnings_shown(display: Display) -> Iterator[None]:
+    """Veldt's own warnings go where the run's lines go."""
+    show = warnings.showwarning
+
+    def say(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        display.say(f"warning: {message}")
+
+    warnings.showwarning = say  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
