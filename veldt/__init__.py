@@ -1,1 +1,31 @@
-"""Veldt: distributed deep reinforcement learning in PyTorch."""
+"""Veldt: distributed deep reinforcement learning in PyTorch.
+
+import veldt
+result = veldt.train("dqn", "CartPole-v1", steps=50_000)
+policy = veldt.load(result.folder)
+print(veldt.evaluate(policy, episodes=20).return_mean)
+"""
+
+from veldt.envs.check import check_env
+from veldt.envs.options import EnvOptions
+from veldt.errors import UserError, VeldtError
+from veldt.policy import EvaluationResult, Policy, evaluate, load
+from veldt.runs.options import RunOptions
+from veldt.systems.dqn import DQNConfig
+from veldt.training import Result, resume, train
+
+__all__ = [
+    "DQNConfig",
+    "EnvOptions",
+    "EvaluationResult",
+    "Policy",
+    "Result",
+    "RunOptions",
+    "UserError",
+    "VeldtError",
+    "check_env",
+    "evaluate",
+    "load",
+    "resume",
+    "train",
+]

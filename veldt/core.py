@@ -101,7 +101,9 @@ class Inlet(Protocol):
     """An actor's side of a memory: streams it writes in place, and a commit that makes rows readable."""
 
     rows: Mapping[str, Tree]
-    """The ring: each field is a tree of arrays [rows, B, ...]; row r of the stream stands at r % rows."""
+    """The ring: each field is a tree of arrays [ring_rows, B, ...]; row r of the stream stands at r % ring_rows."""
+
+    ring_rows: int
 
     def can_insert(self) -> bool:
         """Whether one more unroll may be written now."""
@@ -114,6 +116,9 @@ class Inlet(Protocol):
 
 class Memory(Protocol):
     """Experience, to be written by actors and sampled by a learner. Never blocks."""
+
+    def inlet(self, actor: int) -> Inlet:
+        """Where actor number `actor` writes."""
 
     def can_sample(self) -> bool: ...
 

@@ -146,7 +146,7 @@ class EnvSpec:
         leaf = self.observation
         return ArraySpec((self.frame_stack, *leaf.shape), leaf.dtype, leaf.low, leaf.high)
 
-    def step_spec(self, extras: dict[str, ArraySpec] | None = None) -> dict[str, Tree]:
+    def step_spec(self, extras: Mapping[str, ArraySpec] | None = None) -> dict[str, Tree]:
         """What one row of a stream of this environment stores, with the extras an objective asks for."""
         return {
             "obs": self.observation,

@@ -98,6 +98,4 @@ class Program:
         def relinked(node: Node) -> Node:
             return replace(node, links={**node.links, **links}) if node.name == name else node
 
-        return Program(
-            tuple(replace(bundle, nodes=tuple(map(relinked, bundle.nodes))) for bundle in self.bundles)
-        )
+        return Program(tuple(replace(bundle, nodes=tuple(map(relinked, bundle.nodes))) for bundle in self.bundles))

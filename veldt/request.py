@@ -121,7 +121,7 @@ def _check_device(device: str) -> None:
         return
     if wanted.type != "cuda":
         raise ConfigError(f"device must be cpu, cuda or cuda:N, got {device!r}")
-    if not torch.backends.cuda.is_built():
+    if torch.version.cuda is None:
         raise ConfigError("this torch build has no CUDA; use --device cpu or install a CUDA build")
     found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if not found or (wanted.index or 0) >= len(found):

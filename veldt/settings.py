@@ -6,6 +6,9 @@ refused in the same words wherever it was given.
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -101,3 +104,15 @@ def _as_plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_as_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def descriptions(cls: type[Any]) -> dict[str, str]:
+    """What each field of the dataclass `cls` is for: the text under it in the source, as one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            if isinstance(text.value, ast.Constant):
+                found[field.target.id] = " ".join(str(text.value.value).split())
+    return found

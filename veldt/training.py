@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from veldt.core import State
+from veldt.data import tree_leaves
 from veldt.errors import RunFolderError, VeldtError
 from veldt.parts.evaluator import Evaluation, Evaluator
 from veldt.program import Bundle, Node, Program
@@ -35,6 +36,9 @@ from veldt.runtime.inline import InlineRuntime
 
 EVALUATION_ROWS = 64
 """Rows that an evaluation plays between two looks at the rest of the program."""
+
+IMAGE_BYTES = 4096
+"""Observations of at least so many bytes are worth several threads."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,8 @@ class _Session:
     def run(self, loaded: tuple[int, dict[str, State], State | None] | None = None) -> Result:
         """Runs to the end and writes what a run leaves behind."""
         options = self._run_options
-        torch.set_num_threads(options.threads or os.cpu_count() or 1)
         folder, request = self._folder, self._request
+        torch.set_num_threads(_threads(request))
         step = loaded[0] if loaded else 0
         title = f"{request.system.name} on {request.env_name}, preset {request.preset}, seed {options.seed}"
         display = make_display(f"{title}: {folder.path}", options.quiet)
@@ -175,9 +179,7 @@ class _Session:
         runtime.close()
         self._table.close()
         finished = monitor.stop_reason in ("steps", "return")
-        self._folder.set_status(
-            "finished" if finished else "interrupted", monitor.steps, best_return=monitor.best_mean
-        )
+        self._folder.set_status("finished" if finished else "interrupted", monitor.steps, best_return=monitor.best_mean)
         progress = monitor.progress()
         self._display.update(progress)
         if monitor.stop_reason and not monitor.stop_reason.startswith("SIG"):
@@ -262,6 +264,14 @@ class _Session:
                     f"to go on from there: veldt train --resume {self._folder.path}"
                 )
             raise
+
+
+def _threads(request: Request) -> int:
+    """Threads for torch: as asked for; else all cores for images, one for small observations, where handing over costs more."""
+    if request.run.threads is not None:
+        return request.run.threads
+    images = any(leaf.nbytes >= IMAGE_BYTES for leaf in tree_leaves(request.env_spec.seen))
+    return (os.cpu_count() or 1) if images else 1
 
 
 @contextmanager

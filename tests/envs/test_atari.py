@@ -60,7 +60,7 @@ def test_all_the_games_of_the_papers_are_there():
 
 
 def test_the_frame_cap_truncates_and_does_not_terminate(backend):
-    (obs, first, last, reward, discount), episodes = play(75, backend, episode_cap_frames=120, action=0)
+    (obs, first, last, _, discount), episodes = play(75, backend, episode_cap_frames=120, action=0)
     assert obs.shape == (76, 2, 84, 84)
     assert obs.dtype == np.uint8
     assert np.flatnonzero(last[:, 0]).tolist() == [30, 61]
@@ -70,7 +70,7 @@ def test_the_frame_cap_truncates_and_does_not_terminate(backend):
 
 
 def test_a_lost_game_terminates_and_the_next_step_is_the_reset(backend):
-    (obs, first, last, reward, discount), episodes = play(300, backend)
+    (_, first, last, reward, discount), episodes = play(300, backend)
     ends = np.flatnonzero(last[:, 0])
     assert len(ends) >= 2
     np.testing.assert_array_equal(np.flatnonzero(first[:, 0])[1:], ends + 1)
@@ -112,7 +112,9 @@ def test_a_lost_life_zeroes_the_discount_without_ending_the_game(backend):
 
 
 def test_the_same_seed_gives_the_same_rollout_and_another_seed_another(backend):
-    one, two, other = (play(60, backend, seed=seed, game="Pong", action=2, sticky_actions=0.25)[0] for seed in (1, 1, 2))
+    one, two, other = (
+        play(60, backend, seed=seed, game="Pong", action=2, sticky_actions=0.25)[0] for seed in (1, 1, 2)
+    )
     for left, right in zip(one, two, strict=True):
         np.testing.assert_array_equal(left, right)
     assert not np.array_equal(one[0], other[0])

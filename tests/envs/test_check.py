@@ -23,11 +23,27 @@ class Loose(Counting):
         return (obs.astype(np.float64) - 1, *rest)
 
 
-class Breaks(Faulty):
-    """Raises once in a while, when the first look is long over."""
+class Breaks(Counting):
+    """Raises when the first look is over."""
 
     def __init__(self):
-        super().__init__("raise", 8)
+        super().__init__(length=100)
+
+    def step(self, action):
+        if self.t == 50:
+            raise OSError("the simulator is gone")
+        return super().step(action)
+
+
+class Shrinks(Counting):
+    """Changes its observation when the first look is over."""
+
+    def __init__(self):
+        super().__init__(length=100)
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return (obs[: 1 if self.t > 50 else 2], *rest)
 
 
 def findings(report, level):
@@ -51,7 +67,9 @@ def test_a_spec_can_be_checked_too():
 
 
 def test_an_environment_that_ignores_its_seed_is_told():
-    assert findings(check_env(Unseeded, 50), "warning")["the same seeds and actions give the same rows"] == "not at row 0"
+    assert (
+        findings(check_env(Unseeded, 50), "warning")["the same seeds and actions give the same rows"] == "not at row 0"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:env .* has values in")
@@ -73,8 +91,16 @@ def test_an_unknown_id_is_an_error_with_its_message():
 
 
 def test_an_environment_that_breaks_in_between_is_an_error():
-    report = check_env(Breaks, 100)
-    assert not report.ok, str(report)
+    report = check_env(Breaks, 200)
+    assert findings(report, "error") == {"the environment runs": "OSError: the simulator is gone"}
+    report = check_env(Shrinks, 200)
+    assert "expected float32 (2,), got float32 (1,)" in findings(report, "error")["the environment runs"]
+
+
+@pytest.mark.filterwarnings("ignore:env .* OSError")
+def test_rows_of_an_environment_that_is_restarted_are_an_error():
+    found = findings(check_env(make_env_spec(Breaks), 200), "error")
+    assert list(found) == ["a row is `first` only after `last` (the environment did not fail)"]
 
 
 def test_no_rewards_are_a_warning():

@@ -62,7 +62,10 @@ CASES = {
     "four values": (partial(Faulty, "four values", 1), "step 1: step() returned 4 values; Gymnasium expects 5"),
     "a NaN reward": (partial(Faulty, "nan reward", 2), "step 2: reward is nan"),
     "a NaN observation": (partial(Faulty, "nan observation", 2), "step 2: obs is nan"),
-    "a wrong shape": (partial(Faulty, "wrong shape", 1), "obs: expected float32 (2,), got float32 (1,); cast in your env"),
+    "a wrong shape": (
+        partial(Faulty, "wrong shape", 1),
+        "obs: expected float32 (2,), got float32 (1,); cast in your env",
+    ),
     "an error in reset": (partial(Faulty, "raise in reset"), "raised OSError in its reset: no licence"),
     "an error in step": (partial(Faulty, "raise", 1), "raised ValueError in its step 1: boom"),
 }

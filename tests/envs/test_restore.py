@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.envs.toy_envs import Counting, Unseeded, Walk, loop
 
+from tests.envs.toy_envs import Counting, Unseeded, Walk, loop
 from veldt.data import tree_map
 from veldt.envs import make_env_spec
 from veldt.errors import RunFolderError
@@ -29,8 +29,10 @@ def plain(state: Any) -> bool:
         return all(isinstance(key, str) and plain(value) for key, value in state.items())
     if isinstance(state, list):
         return all(plain(value) for value in state)
-    return state is None or isinstance(state, str | bool | int | float) or (
-        isinstance(state, np.ndarray) and state.dtype != object
+    return (
+        state is None
+        or isinstance(state, str | bool | int | float)
+        or (isinstance(state, np.ndarray) and state.dtype != object)
     )
 
 

@@ -96,6 +96,7 @@ class Faulty(Counting):
             "nan reward": (obs, float("nan")),
             "infinite reward": (obs, float("inf")),
             "nan observation": (obs * np.nan, reward),
+            "infinite observation": (np.array([0, np.inf], np.float32), reward),
             "wrong shape": (obs[:1], reward),
             "wrong dtype": (obs.astype(np.complex64), reward),
             "list": (obs.tolist(), reward),

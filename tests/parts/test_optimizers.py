@@ -68,7 +68,7 @@ def test_the_torch_convention_is_torchs_own_optimiser():
 
 def test_rounding_never_puts_a_negative_number_under_the_root():
     weight = torch.zeros(64, requires_grad=True)
-    optimizer = RMSPropConfig(1e-4, 0.95, 0.0, True, 0.0, True).build([weight])
+    optimizer = RMSPropConfig(1e-4, 0.95, 1e-12, True, 0.0, True).build([weight])
     for _ in range(500):
         weight.grad = torch.linspace(100, 4000, 64)
         optimizer.step()
@@ -132,7 +132,8 @@ def test_adam_is_the_paper_with_epsilon_outside_the_root():
     [
         (lambda: AdamConfig(-1, 0.9, 0.99, 1e-8), "learning_rate must be >= 0, got -1"),
         (lambda: AdamConfig(1e-3, 1.0, 0.99, 1e-8), r"optimizer beta1 must lie in \[0, 1\), got 1.0"),
-        (lambda: AdamConfig(1e-3, 0.9, 0.99, np.nan), "optimizer epsilon must be >= 0, got nan"),
+        (lambda: RMSPropConfig(1e-3, 0.9, 0.0, True, 0, False), "optimizer epsilon must be > 0, got 0.0"),
+        (lambda: AdamConfig(1e-3, 0.9, 0.99, np.nan), "optimizer epsilon must be > 0, got nan"),
         (lambda: RMSPropConfig(1e-3, 1.5, 0.1, True, 0, False), r"optimizer decay must lie in \[0, 1\), got 1.5"),
         (lambda: RMSPropConfig(1e-3, 0.9, 0.1, True, -1, False), "optimizer initial_square must be >= 0, got -1"),
     ],

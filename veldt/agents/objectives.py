@@ -34,9 +34,7 @@ class QLearning:
         """Nothing: a transition is all it reads."""
         return {}
 
-    def __call__(
-        self, online: torch.nn.Module, target: torch.nn.Module, batch: Batch[Transition]
-    ) -> Loss:
+    def __call__(self, online: torch.nn.Module, target: torch.nn.Module, batch: Batch[Transition]) -> Loss:
         """The loss of a batch of transitions; gradients flow into `online` only."""
         step = batch.data
         with torch.no_grad():

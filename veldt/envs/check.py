@@ -20,7 +20,7 @@ from veldt.envs.create import creator
 from veldt.envs.families import family_of
 from veldt.envs.make import make_env_spec, random_actions
 from veldt.envs.options import EnvOptions
-from veldt.envs.spaces import Observations, action_spec, native_actions, observation_spec
+from veldt.envs.spaces import BrokenContract, Observations, action_spec, native_actions, observation_spec
 from veldt.errors import VeldtError
 
 STREAMS = 2
@@ -83,8 +83,10 @@ def check_env(
             if not name.startswith("ALE/"):
                 _check_bare(report, env, min(steps, 200))
         _check_rows(report, spec, steps)
-    except VeldtError as error:
+    except (VeldtError, BrokenContract) as error:
         report.add("error", "the environment runs", error, "see the message")
+    except Exception as error:  # the environment's own
+        report.add("error", "the environment runs", f"{type(error).__name__}: {error}", "it must not raise")
     return report
 
 

@@ -31,7 +31,7 @@ Plain = bool | int | float | np.ndarray
 
 def has_numpy_vector(env_id: str) -> bool:
     """Whether Gymnasium ships a numpy vector implementation of `env_id`."""
-    entry = gymnasium.spec(env_id).vector_entry_point
+    entry = gymnasium.registry[env_id].vector_entry_point if env_id in gymnasium.registry else None
     return isinstance(entry, str) and entry.startswith(NUMPY_MODULES)
 
 

@@ -255,7 +255,7 @@ class LoopEnvironments:
         if actions is not None:
             self._episode[stream] = episode - 1
             self._begin(stream)
-            if self._repeat(stream, actions) and self._episode[stream] == episode:
+            if self._episode[stream] == episode and self._repeat(stream, actions):
                 self._over[stream] = recording.over[stream]
                 self._first[stream] = not len(actions)
                 self._last[stream] = recording.over[stream]
@@ -272,7 +272,7 @@ class LoopEnvironments:
         """Takes `actions` again; whether that was possible."""
         env = self._envs[stream]
         obs: Any = None
-        for action in actions.tolist() if actions.ndim == 1 else list(actions):
+        for action in actions.tolist() if actions.dtype.kind == "i" and actions.ndim == 1 else list(actions):
             try:
                 obs = env.step(action)[0]  # type: ignore[union-attr]
             except Exception as error:

@@ -106,7 +106,7 @@ class Observations:
             self.write = self._write_array  # type: ignore[method-assign]
             self._shape = self.leaves[0].spec.shape
         floats = [row.reshape(-1) for _, row, _, _ in self._writers if row.dtype.kind == "f"]
-        self._finite_checks = [(row, np.zeros_like(row)) for row in floats]
+        self._finite_checks = [(row, np.zeros(row.shape, bool)) for row in floats]
 
     def write(self, stream: int, obs: Any) -> None:
         """Copies `obs` into row `stream`. Raises whatever numpy or a lookup raises where it does not fit."""
@@ -128,8 +128,8 @@ class Observations:
         self.rows[stream] = obs
 
     def all_finite(self) -> bool:
-        """Whether no float in `rows` is NaN or infinite: either makes the product with 0 a NaN. Under 1 µs a row."""
-        return all(row.dot(zeros) == 0.0 for row, zeros in self._finite_checks)
+        """Whether no float in `rows` is NaN or infinite. About 1 µs for each array of a small observation."""
+        return all(np.count_nonzero(np.isfinite(row, finite)) == row.size for row, finite in self._finite_checks)
 
     def not_finite(self) -> tuple[int, str]:
         """The first stream with a NaN or infinite observation, and which; called when `all_finite` said no."""

@@ -72,7 +72,7 @@ class ConstantEpsilon:
     def __post_init__(self) -> None:
         _must_be_probability("epsilon", self.value)
 
-    def __call__(self, step: int, index: np.ndarray, count: int) -> np.ndarray:  # noqa: ARG002 (the protocol's names)
+    def __call__(self, step: int, index: np.ndarray, count: int) -> np.ndarray:
         """Float32 [B], `value` everywhere."""
         return np.full(len(index), self.value, np.float32)
 
@@ -94,7 +94,7 @@ class LinearEpsilon:
         _must_be_probability("epsilon end", self.end)
         _must_go_forward("epsilon", self.begin_steps, self.end_steps)
 
-    def __call__(self, step: int, index: np.ndarray, count: int) -> np.ndarray:  # noqa: ARG002 (the protocol's names)
+    def __call__(self, step: int, index: np.ndarray, count: int) -> np.ndarray:
         """Float32 [B], the same value everywhere."""
         value = LinearSchedule(self.start, self.end, self.begin_steps, self.end_steps)(step)
         return np.full(len(index), value, np.float32)
@@ -115,7 +115,7 @@ class EpsilonLadder:
         if self.power < 0:
             raise ConfigError(f"epsilon ladder power must be >= 0, got {self.power}")
 
-    def __call__(self, step: int, index: np.ndarray, count: int) -> np.ndarray:  # noqa: ARG002 (the protocol's names)
+    def __call__(self, step: int, index: np.ndarray, count: int) -> np.ndarray:
         """Float32 [B], by the place of each stream; the step does not matter."""
         rung = np.asarray(index, np.float64) / max(count - 1, 1)
         ladder: np.ndarray = (self.base ** (1 + self.power * rung)).astype(np.float32)

@@ -99,8 +99,8 @@ class RMSProp(Optimizer):
 def _check(learning_rate: float, epsilon: float, **decays: float) -> None:
     if not learning_rate >= 0:
         raise ConfigError(f"learning_rate must be >= 0, got {learning_rate}")
-    if not epsilon >= 0:
-        raise ConfigError(f"optimizer epsilon must be >= 0, got {epsilon}")
+    if not epsilon > 0:
+        raise ConfigError(f"optimizer epsilon must be > 0, got {epsilon}")
     for name, decay in decays.items():
         if not 0 <= decay < 1:
             raise ConfigError(f"optimizer {name} must lie in [0, 1), got {decay}")

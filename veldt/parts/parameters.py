@@ -40,9 +40,7 @@ class LocalParameters:
         self.optimizer: torch.optim.Optimizer = optimizer.build(self._parameters)
         self._max_gradient_norm = max_gradient_norm
         self.version = 0
-        self._tensors = {
-            name: tensor.detach() for name, tensor in (*agent.named_parameters(), *agent.named_buffers())
-        }
+        self._tensors = {name: tensor.detach() for name, tensor in (*agent.named_parameters(), *agent.named_buffers())}
 
     def pull(self, newer_than: int) -> Weights | None:
         """The tensors themselves, not copies: who follows them sees each update as it happens."""

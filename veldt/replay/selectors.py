@@ -14,6 +14,7 @@ import numpy as np
 
 from veldt.core import State
 from veldt.errors import ConfigError
+from veldt.math.priorities import exponentiate, importance_weights
 from veldt.replay.items import Items
 from veldt.replay.sum_tree import SumTree
 
@@ -215,12 +216,11 @@ class _Proportional:
         draws = self._random.random(count)
         if self._settings.stratified:
             draws = (np.arange(count) + draws) / count
-        slots = self._tree.find(draws * self._tree.total)
+        total = self._tree.total
+        slots = self._tree.find(draws * total)
         self._selected += count
-        shares = self._tree[slots]
-        # N and the total cancel against the largest weight of the batch, that of the smallest share.
-        weights = (shares.min() / shares) ** self._importance_exponent
-        return Selected(self._key_at[slots], weights.astype(np.float32))
+        weights = importance_weights(self._tree[slots] / total, self._alive, self._importance_exponent)
+        return Selected(self._key_at[slots], weights)
 
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         slots = keys % self._slots
@@ -232,9 +232,7 @@ class _Proportional:
     def _set(self, slots: np.ndarray, priorities: np.ndarray) -> None:
         if not len(slots):
             return
-        priorities = np.maximum(priorities, PRIORITY_FLOOR)  # NaN stays NaN, and the tree refuses it
-        shares = priorities.astype(np.float64) ** self._settings.exponent
-        self._tree.set(slots, shares)
+        self._tree.set(slots, exponentiate(priorities, self._settings.exponent, PRIORITY_FLOOR))
         self._largest = max(self._largest, float(priorities.max()))
 
     @property

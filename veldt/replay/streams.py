@@ -79,9 +79,7 @@ def _layout(spec: dict[str, Tree]) -> tuple[np.dtype[np.void], dict[str, ArraySp
 class Streams:
     """A ring of `rows` rows of `columns` streams of steps as `spec` describes them."""
 
-    def __init__(
-        self, spec: dict[str, Tree], rows: int, columns: int, *, allocate: Allocate = private_memory
-    ) -> None:
+    def __init__(self, spec: dict[str, Tree], rows: int, columns: int, *, allocate: Allocate = private_memory) -> None:
         """Args:
         spec: what one step holds, a tree of `ArraySpec` by field name (`EnvSpec.step_spec`).
         rows: steps of each stream that the ring holds.
@@ -146,4 +144,3 @@ class Streams:
         self._record_words[: len(state["records"])] = state["records"]
         for path, array in state["large"].items():
             self.large[path][: len(array)] = array
-

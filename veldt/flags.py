@@ -1,0 +1,129 @@
+"""Flags: the command line of `veldt train`, made from the dataclasses that hold the settings.
+
+tyro parses and prints; names and types are checked first by `veldt.settings`, so that a mistake on the command line is refused in
+the words of a mistake anywhere else. Only flags that were given override a preset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from veldt import settings
+from veldt.envs.options import EnvOptions
+from veldt.errors import ConfigError, did_you_mean
+from veldt.request import classes
+from veldt.runs.options import RunOptions
+from veldt.systems import SYSTEMS, System
+
+FIRST_PAGE = ("steps", "seed", "out", "until_return", "minutes", "device", "overwrite", "quiet")
+"""The run options on the first help page, beside preset, config and resume."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a run starts from."""
+
+    preset: str = "auto"
+    """Named settings to start from; auto looks at the environment, paper is the paper's."""
+
+    config: Path | None = None
+    """A YAML file of settings, by the names of the flags; flags win over it."""
+
+    resume: Path | None = None
+    """Go on with the run in this folder; system and environment are those of the run."""
+
+
+def parse(system: System, arguments: Sequence[str]) -> tuple[Start, dict[str, Any]]:
+    """The `Start`, and the settings that were given as flags, by name.
+
+    Raises:
+        ConfigError: an unknown flag or a value of the wrong type.
+    """
+    homes = (Start, *classes(system))
+    hints = {name: hint for cls in homes for name, hint in typing.get_type_hints(cls).items()}
+    tidy, given = _checked(arguments, hints)
+    parsed = tyro.cli(_nested(system), args=tidy, prog="veldt train", config=(tyro.conf.OmitArgPrefixes,))
+    values = {field.name: getattr(part, field.name) for part in _parts(parsed) for field in dataclasses.fields(part)}
+    start = Start(**{field.name: values[field.name] for field in dataclasses.fields(Start)})
+    return start, {name: values[name] for name in given if not hasattr(start, name)}
+
+
+def print_help(system: System, everything: bool) -> None:
+    """The help page: the dozen flags one needs, or all of them."""
+    description = (
+        "Train SYSTEM on ENV: veldt train SYSTEM ENV [flags]. SYSTEM is one of "
+        f"{', '.join(SYSTEMS)}; ENV a Gymnasium id or package.module:callable. "
+        + (f"The defaults shown are {system.name}'s." if everything else "All flags: veldt train --help-all")
+    )
+    shape = _nested(system) if everything else _first_page()
+    tyro.cli(shape, args=["--help"], prog="veldt train SYSTEM ENV", description=description,
+             config=(tyro.conf.OmitArgPrefixes,))  # fmt: skip
+
+
+def _nested(system: System) -> type[Any]:
+    parts = {"start": Start, "run": RunOptions, "hyperparameters": system.config, "environment": EnvOptions}
+    return dataclasses.make_dataclass(
+        "Train", [(name, cls, dataclasses.field(default_factory=cls)) for name, cls in parts.items()]
+    )
+
+
+def _parts(parsed: Any) -> list[Any]:
+    return [getattr(parsed, field.name) for field in dataclasses.fields(parsed)]
+
+
+def _first_page() -> type[Any]:
+    flags: list[Any] = []
+    for cls, names in ((Start, None), (RunOptions, FIRST_PAGE)):
+        hints, texts = typing.get_type_hints(cls), settings.descriptions(cls)
+        for field in dataclasses.fields(cls):
+            if names is None or field.name in names:
+                hint: Any = hints[field.name]
+                described = Annotated[hint, tyro.conf.arg(help=texts[field.name])]
+                flags.append((field.name, described, dataclasses.field(default=field.default)))
+    return dataclasses.make_dataclass("Train", flags)
+
+
+def _checked(arguments: Sequence[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The arguments with tidied numbers, and the names of the settings they give."""
+    tidy: list[str] = []
+    given: list[str] = []
+    name = ""
+    for argument in arguments:
+        if not argument.startswith("--"):
+            tidy.append(_checked_value(name, argument, hints.get(name)))
+            continue
+        flag, equals, value = argument.partition("=")
+        name = flag[2:].replace("-", "_")
+        if name not in hints and name.startswith("no_") and hints.get(name[3:]) is bool:
+            name = name[3:]
+        if name not in hints:
+            raise ConfigError(f"unknown option {name!r}{did_you_mean(name, hints)}")
+        given.append(name)
+        tidy.append(flag if not equals else f"{flag}={_checked_value(name, value, hints[name])}")
+    return tidy, given
+
+
+def _checked_value(name: str, text: str, hint: Any) -> str:
+    kinds = set(typing.get_args(hint)) | {hint}
+    if text.lower() == "none" and type(None) in kinds:
+        return "None"
+    number: type[Any] | None = int if int in kinds else float if float in kinds else None
+    if number is None:
+        return text
+    try:
+        return str(settings.convert(name, float(text) if number is float else _whole(text), number))
+    except ValueError:
+        raise ConfigError(f"{name} must be {'an integer' if number is int else 'a number'}, got str {text!r}") from None
+
+
+def _whole(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
