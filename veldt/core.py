@@ -58,7 +58,8 @@ class Environments(Protocol):
     def load_state_dict(self, state: State | None) -> TimeStep:
         """Goes on where `state_dict` was taken, or starts new episodes from None; the row at which to act next."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Lets go of what the environments hold."""
 
 
 class Acted(NamedTuple):
@@ -94,7 +95,8 @@ class Objective(Protocol):
     def extras(self) -> Mapping[str, ArraySpec]:
         """What actors must record for this objective, and nothing else."""
 
-    def __call__(self, online: Any, target: Any, batch: Batch[Any]) -> Loss: ...
+    def __call__(self, online: Any, target: Any, batch: Batch[Any]) -> Loss:
+        """The loss of `batch`, differentiable in `online` alone."""
 
 
 class Inlet(Protocol):
@@ -111,7 +113,8 @@ class Inlet(Protocol):
     def commit(self, end: int, priorities: np.ndarray | None) -> None:
         """Rows before `end` are whole, and row `end` holds obs, first and last. Nothing before `end` changes again."""
 
-    def waiting_for(self) -> str: ...
+    def waiting_for(self) -> str:
+        """What would make it possible, in words and numbers."""
 
 
 class Memory(Protocol):
@@ -120,7 +123,8 @@ class Memory(Protocol):
     def inlet(self, actor: int) -> Inlet:
         """Where actor number `actor` writes."""
 
-    def can_sample(self) -> bool: ...
+    def can_sample(self) -> bool:
+        """Whether a batch may be drawn now."""
 
     def sample(self) -> Batch[Any]:
         """The next batch. Its tensors are the caller's until the next call."""
@@ -128,7 +132,8 @@ class Memory(Protocol):
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         """New priorities for items sampled before; those evicted in between are passed over."""
 
-    def waiting_for(self) -> str: ...
+    def waiting_for(self) -> str:
+        """What would make it possible, in words and numbers."""
 
 
 class Parameters(Protocol):
@@ -164,6 +169,8 @@ class Worker(Protocol):
 class Saved(Protocol):
     """A part whose state belongs to a checkpoint."""
 
-    def state_dict(self) -> State: ...
+    def state_dict(self) -> State:
+        """All that `load_state_dict` needs to go on as if nothing had happened."""
 
-    def load_state_dict(self, state: State) -> None: ...
+    def load_state_dict(self, state: State) -> None:
+        """Goes on where `state_dict` was taken."""

@@ -1,0 +1,1 @@
+"""How to act, and what to minimise."""

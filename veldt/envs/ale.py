@@ -4,8 +4,8 @@ Four emulator frames a step, the maximum of the last two, grey, 84x84 uint8. A r
 four (`EnvSpec.frame_stack`). Rewards are summed over the frames and not clipped. An episode starts with up to 30
 no-ops, never with a FIRE, and is truncated after 108,000 frames, counted from the first step after the no-ops.
 
-Two departures from the 2015 pipeline, both ALE's: frames turn grey before the maximum is taken, and the picture is
-shrunk by area instead of bilinearly. The autoreset is next-step, checked in tests. The emulators' state cannot be
+Three departures from the 2015 pipeline, all ALE's: frames turn grey before the maximum is taken, the picture is
+shrunk by area instead of bilinearly, and the no-ops are 0 to 30 instead of 1 to 30. The autoreset is next-step, checked in tests. The emulators' state cannot be
 read from Python, so streams are not restored: a resumed run starts new episodes.
 
 Refuses game names that have no ROM (with the nearest one), and old ids such as PongNoFrameskip-v4.
@@ -74,7 +74,7 @@ def _vector_env(rom: str, options: EnvOptions, streams: int, num_threads: int) -
         num_threads=num_threads,
         stack_num=1,
         frameskip=FRAMES_PER_STEP,
-        noop_max=options.max_no_ops,
+        noop_max=options.max_no_ops + 1,  # ALE draws from 0 to one less than it is given
         repeat_action_probability=options.sticky_actions,
         full_action_space=options.full_action_set,
         max_num_frames_per_episode=options.episode_cap_frames,

@@ -1,0 +1,1 @@
+"""The four parts: actor, learner, evaluator, parameters."""

@@ -93,7 +93,7 @@ class Follower:
     """Keeps the weights of `agent` at the newest version that `parameters` publish."""
 
     def __init__(self, agent: Any, parameters: Parameters) -> None:
-        self._own = {name: tensor for name, tensor in (*agent.named_parameters(), *agent.named_buffers())}
+        self._own = dict((*agent.named_parameters(), *agent.named_buffers()))
         self._parameters = parameters
         self._tensors: dict[str, torch.Tensor] | None = None
         self.version = -1

@@ -1,0 +1,1 @@
+"""Experience: streams, and tables that read them. Usable without the rest of the library."""

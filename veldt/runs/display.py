@@ -26,7 +26,8 @@ class Display(Protocol):
     def say(self, line: str) -> None:
         """Prints one line that stays."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Leaves the screen as it is."""
 
 
 def make_display(title: str, quiet: bool) -> Display:

@@ -1,0 +1,1 @@
+"""Runtimes: what reads a program and runs it."""
