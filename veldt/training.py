@@ -79,9 +79,7 @@ def train(system: str, env: Env, *, preset: str = "auto", **values: Any) -> Resu
     """
     request = make_request(system, env, preset, values)
     request.env_spec  # noqa: B018  (refuses an environment before a folder is made)
-    folder = RunFolder.create(
-        request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite
-    )
+    folder = RunFolder.create(request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite)
     return _Session(request, folder).run()
 
 
@@ -142,9 +140,7 @@ class _Session:
         try:
             with self._failure_noted(), _warnings_shown(display):
                 program = request.system.program(request.config, request.env_spec)
-                self._runtime = InlineRuntime(
-                    with_evaluator(program, request), seed=options.seed, device=options.device
-                )
+                self._runtime = InlineRuntime(with_evaluator(program, request), seed=options.seed, device=options.device)
                 table = MetricsTable(folder.metrics_path, folder.tensorboard_path)
                 self._display, self._table = display, table
                 self._monitor = Monitor(

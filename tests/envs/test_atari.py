@@ -112,9 +112,7 @@ def test_a_lost_life_zeroes_the_discount_without_ending_the_game(backend):
 
 
 def test_the_same_seed_gives_the_same_rollout_and_another_seed_another(backend):
-    one, two, other = (
-        play(60, backend, seed=seed, game="Pong", action=2, sticky_actions=0.25)[0] for seed in (1, 1, 2)
-    )
+    one, two, other = (play(60, backend, seed=seed, game="Pong", action=2, sticky_actions=0.25)[0] for seed in (1, 1, 2))
     for left, right in zip(one, two, strict=True):
         np.testing.assert_array_equal(left, right)
     assert not np.array_equal(one[0], other[0])

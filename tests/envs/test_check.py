@@ -67,9 +67,7 @@ def test_a_spec_can_be_checked_too():
 
 
 def test_an_environment_that_ignores_its_seed_is_told():
-    assert (
-        findings(check_env(Unseeded, 50), "warning")["the same seeds and actions give the same rows"] == "not at row 0"
-    )
+    assert findings(check_env(Unseeded, 50), "warning")["the same seeds and actions give the same rows"] == "not at row 0"
 
 
 @pytest.mark.filterwarnings("ignore:env .* has values in")

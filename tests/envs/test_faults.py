@@ -134,9 +134,7 @@ def test_observations_outside_their_space_are_warned_of_once():
             return (obs - 5, *rest)
 
     environments = loop(Low)
-    with pytest.warns(
-        UserWarning, match=re.escape("obs has values in [-5.0, -4.0]; its space allows [0.0, 1000000.0]")
-    ) as w:
+    with pytest.warns(UserWarning, match=re.escape("obs has values in [-5.0, -4.0]; its space allows [0.0, 1000000.0]")) as w:
         run(environments, 10)
     assert len(w) == 1
 

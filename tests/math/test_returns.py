@@ -145,6 +145,4 @@ def test_n_step_targets_agree_with_the_slow_definition(stream, n):
 @given(stream=streams())
 def test_returns_to_the_end_are_n_step_targets_with_n_of_the_whole_unroll(stream):
     tensors = [torch.from_numpy(part) for part in stream]
-    torch.testing.assert_close(
-        discounted_returns(*tensors, gamma=0.95), n_step_targets(*tensors, n=len(stream[0]), gamma=0.95)
-    )
+    torch.testing.assert_close(discounted_returns(*tensors, gamma=0.95), n_step_targets(*tensors, n=len(stream[0]), gamma=0.95))

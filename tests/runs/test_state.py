@@ -23,9 +23,7 @@ arrays = st.tuples(st.sampled_from(DTYPES), shapes).map(
 tensors = st.tuples(st.sampled_from(TENSOR_DTYPES), shapes).map(
     lambda made: torch.arange(int(np.prod(made[1]))).reshape(made[1]).to(made[0])
 )
-scalars = st.sampled_from(
-    [np.float32(0.1), np.int64(-3), np.bool_(True), np.uint8(255), np.float64("nan"), np.str_("é")]
-)
+scalars = st.sampled_from([np.float32(0.1), np.int64(-3), np.bool_(True), np.uint8(255), np.float64("nan"), np.str_("é")])
 leaves = (
     st.none()
     | st.booleans()

@@ -5,10 +5,10 @@ four (`EnvSpec.frame_stack`). Rewards are summed over the frames and not clipped
 no-ops, never with a FIRE, and is truncated after 108,000 frames, counted from the first step after the no-ops.
 
 Three departures from the 2015 pipeline, all ALE's: frames turn grey before the maximum is taken, the picture is
-shrunk by area instead of bilinearly, and the no-ops are 0 to 30 instead of 1 to 30. The autoreset is next-step, checked in tests. The emulators' state cannot be
-read from Python, so streams are not restored: a resumed run starts new episodes.
+shrunk by area instead of bilinearly, and the no-ops are 0 to 30 instead of 1 to 30. The autoreset is next-step (a
+test checks it). The emulators' state cannot be read from Python: a resumed run starts new episodes.
 
-Refuses game names that have no ROM (with the nearest one), and old ids such as PongNoFrameskip-v4.
+Refuses game names that have no ROM, with the nearest one.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def rom_of(env_id: str) -> str:
     if name not in games():
         near = difflib.get_close_matches(name, games(), n=1)
         nearest = f"; nearest 'ALE/{near[0]}-v5'" if near else ""
-        raise EnvironmentRefused(
-            f"{env_id!r} unknown{nearest}; ALE needs ale-py installed (it is, with {len(games())} games)"
-        )
+        raise EnvironmentRefused(f"{env_id!r} unknown{nearest}; ALE needs ale-py installed (it is, with {len(games())} games)")
     return games()[name]
 
 
@@ -87,9 +85,7 @@ def _vector_env(rom: str, options: EnvOptions, streams: int, num_threads: int) -
 class AtariEnvironments(AtariVector):
     """`core.Environments` over B emulators of ALE. obs: uint8 [B, 84, 84]."""
 
-    def __init__(
-        self, rom: str, options: EnvOptions, streams: int, seeds: np.random.SeedSequence, *, num_threads: int = 1
-    ):
+    def __init__(self, rom: str, options: EnvOptions, streams: int, seeds: np.random.SeedSequence, *, num_threads: int = 1):
         super().__init__(streams, options.life_loss)
         self._env = _vector_env(rom, options, streams, num_threads)
         self._seeds: np.ndarray | None = (seeds.generate_state(streams) >> 1).astype(np.int64)

@@ -69,9 +69,7 @@ class CheckReport:
         self.findings.append(Finding(level, what, str(seen), right))
 
 
-def check_env(
-    env: EnvSpec | str | Callable[[], Any], steps: int = 1000, *, options: EnvOptions | None = None
-) -> CheckReport:
+def check_env(env: EnvSpec | str | Callable[[], Any], steps: int = 1000, *, options: EnvOptions | None = None) -> CheckReport:
     """Takes `steps` random steps in `env` (an `EnvSpec`, or what `make_env_spec` takes) and reports what it saw."""
     name = env.id if isinstance(env, EnvSpec) else str(getattr(env, "__name__", env))
     report = CheckReport(name)
@@ -163,9 +161,7 @@ class _Watch:
         self._step += 1
         before, new = self.row, row.first
         self._expect("a row after `last` is `first`", not (before.last & ~new).any())
-        self._expect(
-            "a row is `first` only after `last` (the environment did not fail)", not (new & ~before.last).any()
-        )
+        self._expect("a row is `first` only after `last` (the environment did not fail)", not (new & ~before.last).any())
         self._expect(
             "a `first` row came with reward 0 and discount 1",
             not (row.reward[new].any() or (row.discount[new] != 1).any()),
@@ -221,9 +217,7 @@ def _report_determinism(report: CheckReport, different_at: int | None) -> None:
     if different_at is None:
         report.add("ok", "the same seeds and actions give the same rows", f"{report.steps} steps")
     else:
-        right = (
-            "draw all randomness from the generator that reset(seed=...) seeds, or runs cannot be repeated or resumed"
-        )
+        right = "draw all randomness from the generator that reset(seed=...) seeds, or runs cannot be repeated or resumed"
         report.add("warning", "the same seeds and actions give the same rows", f"not at row {different_at}", right)
 
 
@@ -234,8 +228,6 @@ def _report_episodes(report: CheckReport, environments: Environments) -> None:
         level: Literal["warning", "ok"] = "warning" if per_stream >= LONG_EPISODE_STEPS else "ok"
         report.add(level, "episodes end", f"none within {per_stream} steps", "set a time limit, e.g. max_episode_steps")
     elif min(lengths) < 2:
-        report.add(
-            "warning", "episodes last longer than a step", f"shortest {min(lengths)} steps", "check `terminated`"
-        )
+        report.add("warning", "episodes last longer than a step", f"shortest {min(lengths)} steps", "check `terminated`")
     else:
         report.add("ok", "episodes end", f"{len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps")

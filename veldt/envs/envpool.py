@@ -29,9 +29,7 @@ def require_envpool() -> Any:
 class EnvpoolAtari(AtariVector):
     """`core.Environments` over B emulators of envpool. obs: uint8 [B, 84, 84]."""
 
-    def __init__(
-        self, rom: str, options: EnvOptions, streams: int, seeds: np.random.SeedSequence, *, num_threads: int = 1
-    ):
+    def __init__(self, rom: str, options: EnvOptions, streams: int, seeds: np.random.SeedSequence, *, num_threads: int = 1):
         super().__init__(streams, options.life_loss)
         self._env = require_envpool().make_gymnasium(
             "".join(part.capitalize() for part in rom.split("_")) + "-v5",

@@ -5,7 +5,7 @@ repeated, and a stream restored in mid-episode by taking its recorded actions ag
 
 An environment that raises is closed and replaced, and its stream goes on with a fresh episode. The row before cannot
 be taken back: it keeps reward 0 and discount 1, and is followed by a row that is `first` although it was not `last`
-itself. *Readers treat exactly this (row t not last, row t+1 first) as a break, and never sample across it.*
+itself. The actor, who still holds that row, then marks it `last`: the episode ends there as if truncated.
 
 Refuses, with `EnvironmentFailed`: the eleventh failure of a stream that finished no episode in between, and at once
 an environment that breaks Gymnasium's contract or returns a reward or observation that is not finite.
@@ -17,6 +17,7 @@ import contextlib
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -25,7 +26,6 @@ import numpy as np
 from veldt.core import State
 from veldt.data import Episode, TimeStep, Tree
 from veldt.envs.contract import CAREFUL_STEPS, check_reset, check_step
-from veldt.envs.create import Create
 from veldt.envs.families import Env, Family
 from veldt.envs.replayed import REPLAYABLE_STEPS, Recording, pack, unpack
 from veldt.envs.spaces import Observations, native_actions
@@ -55,7 +55,7 @@ def episode_seed(key: int, episode: int) -> int:
 class LoopEnvironments:
     """`core.Environments` over B Python environments made by `create`, whose observations are stored as `spec`."""
 
-    def __init__(self, create: Create, family: Family, spec: Tree, streams: int, seeds: np.random.SeedSequence):
+    def __init__(self, create: Callable[[], Env], family: Family, spec: Tree, streams: int, seeds: np.random.SeedSequence):
         self.streams = streams
         self._create, self._family = create, family
         self._keys = seeds.generate_state(streams, np.uint64).tolist()
@@ -131,8 +131,7 @@ class LoopEnvironments:
     def state_dict(self) -> State:
         """The number of each stream's episode and its actions so far: enough to take the same steps again."""
         actions = [
-            np.array(taken) if len(taken) == self._length(stream) else None
-            for stream, taken in enumerate(self._actions)
+            np.array(taken) if len(taken) == self._length(stream) else None for stream, taken in enumerate(self._actions)
         ]
         return pack(self._episode, actions, self._over, self._return, self._observations.rows, self._finished)
 

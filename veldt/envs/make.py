@@ -89,9 +89,7 @@ def _spaces(name: str, env: Env, family: Family) -> tuple[Tree, Any]:
 
 def _stacked(spec: EnvSpec, frame_stack: int) -> EnvSpec:
     if frame_stack > 1 and (not isinstance(spec.observation, ArraySpec) or spec.observation.categories):
-        raise ConfigError(
-            f"frame_stack {frame_stack} needs a Box observation; {spec.id!r} has another; use frame_stack 1"
-        )
+        raise ConfigError(f"frame_stack {frame_stack} needs a Box observation; {spec.id!r} has another; use frame_stack 1")
     return replace(spec, frame_stack=frame_stack)
 
 

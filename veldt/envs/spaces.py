@@ -64,9 +64,7 @@ def action_spec(space: Any) -> ActionSpec:
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         low, high = (tuple(bound.astype(np.float64).ravel().tolist()) for bound in (space.low, space.high))
         return ActionSpec("box", tuple(space.shape), "float32", low=low, high=high)
-    raise EnvironmentRefused(
-        f"action_space: Veldt handles Discrete, MultiDiscrete [n] and float Box; got {_kind(space)}"
-    )
+    raise EnvironmentRefused(f"action_space: Veldt handles Discrete, MultiDiscrete [n] and float Box; got {_kind(space)}")
 
 
 def _kind(space: Any) -> str:

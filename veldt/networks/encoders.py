@@ -124,9 +124,7 @@ def _user_encoder(module: nn.Module, seen: Tree, name: str) -> Encoder:
         with torch.no_grad():
             out = module.eval()(zeros)
     except Exception as error:
-        raise ConfigError(
-            f"network {name!r} failed on observations {shapes}: {type(error).__name__}: {error}"
-        ) from error
+        raise ConfigError(f"network {name!r} failed on observations {shapes}: {type(error).__name__}: {error}") from error
     module.train(training)
     if not isinstance(out, torch.Tensor) or out.dim() != 2 or len(out) != 2 or out.dtype != torch.float32:
         answer = f"{out.dtype} {list(out.shape)}" if isinstance(out, torch.Tensor) else type(out).__name__

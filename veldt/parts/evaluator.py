@@ -38,9 +38,7 @@ class Play:
     Each environment plays its share of episodes from its first on, so that short episodes are not counted more often.
     """
 
-    def __init__(
-        self, agent: Agent, env: EnvSpec, episodes: int, epsilon: float, seeds: np.random.SeedSequence
-    ) -> None:
+    def __init__(self, agent: Agent, env: EnvSpec, episodes: int, epsilon: float, seeds: np.random.SeedSequence) -> None:
         streams = min(episodes, MAX_STREAMS)
         environments, actions = seeds.spawn(2)
         self._agent = agent

@@ -149,6 +149,4 @@ class AdamConfig:
 
     def build(self, parameters: Iterable[torch.Tensor]) -> Optimizer:
         """The optimiser of these parameters."""
-        return torch.optim.Adam(
-            parameters, lr=self.learning_rate, betas=(self.beta1, self.beta2), eps=self.epsilon, fused=True
-        )
+        return torch.optim.Adam(parameters, lr=self.learning_rate, betas=(self.beta1, self.beta2), eps=self.epsilon, fused=True)

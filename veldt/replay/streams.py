@@ -114,8 +114,7 @@ class Streams:
         """The fields of columns [start, stop), for their writer: a tree of arrays [rows, stop - start, ...]."""
         fields = self.large | {name: self.records[name] for name in self.records.dtype.names or ()}
         columns = {
-            path: array.reshape(self.rows, self.columns, *array.shape[1:])[:, start:stop]
-            for path, array in fields.items()
+            path: array.reshape(self.rows, self.columns, *array.shape[1:])[:, start:stop] for path, array in fields.items()
         }
         return dict(tree_from_items(self.spec, columns))
 

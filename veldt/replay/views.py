@@ -118,9 +118,7 @@ class _Window:
         """What the agent saw at the first `rows` rows of the items, or at rows [R, K] of each: a tree of [R, K, ...]."""
         spec = {"obs": self.streams.spec["obs"]}
         paths = [path for path, _ in tree_items(spec)]
-        found = {
-            path: self._large(path, rows) if path in self.streams.large else self._small(path, rows) for path in paths
-        }
+        found = {path: self._large(path, rows) if path in self.streams.large else self._small(path, rows) for path in paths}
         return tree_from_items(spec, found)["obs"]
 
     def _small(self, path: str, rows: int | np.ndarray) -> torch.Tensor:

@@ -151,9 +151,7 @@ def program(c: DQNConfig, env: EnvSpec) -> Program:
         selector=proportional if c.prioritized else Uniform(),
         limiter=Limiter(c.batch_size / c.steps_per_update, c.start_steps),
     ))  # fmt: skip
-    parameters = Node(
-        "parameters", partial(LocalParameters, make_agent, optimizer, max_gradient_norm=c.max_gradient_norm)
-    )
+    parameters = Node("parameters", partial(LocalParameters, make_agent, optimizer, max_gradient_norm=c.max_gradient_norm))
     links = {"memory": "replay", "parameters": "parameters"}
     epsilon = LinearEpsilon(1.0, c.epsilon_end, c.start_steps, c.start_steps + c.epsilon_steps)
     actor = Node("actor", partial(
