@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 
-from veldt.core import State
 from veldt.data import tree_leaves
 from veldt.errors import RunFolderError, VeldtError
 from veldt.parts.evaluator import Evaluation, Evaluator
 from veldt.program import Bundle, Node, Program
 from veldt.request import FIXED, Env, Request, from_dict, make_request, versions
 from veldt.runs.changes import refuse_changes
-from veldt.runs.checkpoint import Checkpoints, SaveReport
+from veldt.runs.checkpoint import Checkpoints, Loaded, SaveReport
 from veldt.runs.display import Display, make_display
 from veldt.runs.files import Skipped
 from veldt.runs.folder import RunFolder
@@ -78,9 +77,11 @@ def train(system: str, env: Env, *, preset: str = "auto", **values: Any) -> Resu
         RunError: the run could not go on.
     """
     request = make_request(system, env, preset, values)
-    request.env_spec  # noqa: B018  (refuses an environment before a folder is made)
-    folder = RunFolder.create(request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite)
-    return _Session(request, folder).run()
+    session = _Session(request)  # whatever the parts refuse is refused before there is a folder
+    folder = RunFolder.create(
+        request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite
+    )
+    return session.run(folder)
 
 
 def resume(path: str | Path, **changes: Any) -> Result:
@@ -97,12 +98,13 @@ def resume(path: str | Path, **changes: Any) -> Result:
         loaded = Checkpoints(folder.checkpoints_path, request.run.keep_checkpoints).load_latest()
         if loaded.step >= request.run.steps:
             raise RunFolderError(f"{path} is finished at step {loaded.step:,}; give --steps above that to go on")
+        session = _Session(request)
     except BaseException:
         folder.close()
         raise
     for warning in loaded.warnings:
         warnings.warn(warning, stacklevel=2)
-    return _Session(request, folder).run((loaded.step, loaded.parts, loaded.replay))
+    return session.run(folder, loaded)
 
 
 def with_evaluator(program: Program, request: Request) -> Program:
@@ -124,42 +126,41 @@ def with_evaluator(program: Program, request: Request) -> Program:
 class _Session:
     """One stretch of a run: from its start or its last checkpoint until it ends or is stopped."""
 
-    def __init__(self, request: Request, folder: RunFolder) -> None:
-        self._request, self._folder, self._run_options = request, folder, request.run
+    def __init__(self, request: Request) -> None:
+        self._request, self._run_options = request, request.run
         self._saved_step: int | None = None
         self._warned_replay = False
-
-    def run(self, loaded: tuple[int, dict[str, State], State | None] | None = None) -> Result:
-        """Runs to the end and writes what a run leaves behind."""
-        options = self._run_options
-        folder, request = self._folder, self._request
         torch.set_num_threads(_threads(request))
-        step = loaded[0] if loaded else 0
+        program = with_evaluator(request.system.program(request.config, request.env_spec), request)
+        self._runtime = InlineRuntime(program, seed=request.run.seed, device=request.run.device)
+
+    def run(self, folder: RunFolder, loaded: Loaded | None = None) -> Result:
+        """Runs to the end and writes into `folder` what a run leaves behind."""
+        options, request = self._run_options, self._request
+        self._folder = folder
         title = f"{request.system.name} on {request.env_name}, preset {request.preset}, seed {options.seed}"
-        display = make_display(f"{title}: {folder.path}", options.quiet)
+        self._display = make_display(f"{title}: {folder.path}", options.quiet)
+        self._table = MetricsTable(folder.metrics_path, folder.tensorboard_path)
+        self._checkpoints = Checkpoints(folder.checkpoints_path, options.keep_checkpoints)
+        self._monitor = Monitor(
+            self._runtime.parts,
+            options,
+            self._table,
+            self._display,
+            on_best=self._keep_policy,
+            on_checkpoint=self._checkpoint,
+        )
         try:
-            with self._failure_noted(), _warnings_shown(display):
-                program = request.system.program(request.config, request.env_spec)
-                self._runtime = InlineRuntime(with_evaluator(program, request), seed=options.seed, device=options.device)
-                table = MetricsTable(folder.metrics_path, folder.tensorboard_path)
-                self._display, self._table = display, table
-                self._monitor = Monitor(
-                    self._runtime.parts,
-                    options,
-                    table,
-                    display,
-                    on_best=self._keep_policy,
-                    on_checkpoint=self._checkpoint,
-                )
-                self._checkpoints = Checkpoints(folder.checkpoints_path, options.keep_checkpoints)
+            with self._failure_noted(), _warnings_shown(self._display):
                 if loaded is not None:
-                    table.truncate_after(step)
+                    self._table.truncate_after(loaded.step)
                     self._load(loaded)
-                    display.say(f"resumed at step {self._monitor.steps:,}")
+                    self._display.say(f"resumed at step {self._monitor.steps:,}")
                 folder.set_status("running", self._monitor.steps)
                 return self._drive()
         finally:
-            display.close()
+            self._display.close()
+            self._table.close()
             folder.close()
 
     def _drive(self) -> Result:
@@ -173,7 +174,6 @@ class _Session:
                 monitor.conclude()
                 self._checkpoint()
         runtime.close()
-        self._table.close()
         finished = monitor.stop_reason in ("steps", "return")
         self._folder.set_status("finished" if finished else "interrupted", monitor.steps, best_return=monitor.best_mean)
         progress = monitor.progress()
@@ -227,8 +227,8 @@ class _Session:
             + (replay_part if replay is not None else "")
         )
 
-    def _load(self, loaded: tuple[int, dict[str, State], State | None]) -> None:
-        step, states, replay = loaded
+    def _load(self, loaded: Loaded) -> None:
+        states, replay = loaded.parts, loaded.replay
         parts = self._runtime.parts
         runtime_state = states["runtime"]
         if replay is None:  # the rows before the one under way are gone: no episode can go on in them
@@ -244,7 +244,7 @@ class _Session:
                 else:
                     part.load_replay_state_dict(replay[name])
         self._monitor.load_state_dict(states["monitor"])
-        self._saved_step = step
+        self._saved_step = loaded.step
 
     @contextmanager
     def _failure_noted(self) -> Iterator[None]:
@@ -252,8 +252,7 @@ class _Session:
         try:
             yield
         except BaseException as error:
-            step = self._monitor.steps if hasattr(self, "_monitor") else 0
-            self._folder.set_status("failed", step, error=f"{type(error).__name__}: {error}")
+            self._folder.set_status("failed", self._monitor.steps, error=f"{type(error).__name__}: {error}")
             if isinstance(error, VeldtError) and self._saved_step is not None:
                 error.add_note(
                     f"last checkpoint at step {self._saved_step:,}; "

@@ -107,7 +107,7 @@ def record(policy: Policy, path: Path, *, seed: int, epsilon: float | None) -> N
     while not play.advance(1000):
         pass
     path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(path, camera.film, fps=FRAMES_PER_SECOND, macro_block_size=2)  # type: ignore[call-overload]
+    imageio.mimwrite(path, list[Any](camera.film), fps=FRAMES_PER_SECOND, macro_block_size=2)
 
 
 def _filmed(env: EnvSpec) -> tuple[EnvSpec, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from veldt.core import Acted
-from veldt.data import EnvSpec, Tree, tree_map
+from veldt.data import ActionSpec, EnvSpec, Tree, tree_map
 from veldt.errors import ConfigError
 from veldt.math.exploration import epsilon_greedy
 from veldt.networks.encoders import make_encoder
@@ -31,15 +31,19 @@ class QNetworkConfig:
     dueling: bool
 
 
+def require_discrete(system: str, action: ActionSpec) -> None:
+    """Raises `ConfigError` unless actions are Discrete."""
+    if action.kind != "discrete":
+        raise ConfigError(
+            f"{system} needs Discrete actions, got {action}; wrap with Discretize or choose a continuous algorithm"
+        )
+
+
 class QAgent(nn.Module):
     """Q(o, a) of a feed-forward network, and epsilon-greedy actions on it (a `core.Agent`)."""
 
     def __init__(self, env: EnvSpec, network: QNetworkConfig) -> None:
         super().__init__()
-        if env.action.kind != "discrete":
-            raise ConfigError(
-                f"Q-learning needs Discrete actions, got {env.action}; wrap with Discretize or choose a continuous algorithm"
-            )
         self.actions = env.action.sizes[0]
         self.encoder = make_encoder(env.seen, network.encoder, network.hidden[:-1])
         head = DuelingHead if network.dueling else QHead

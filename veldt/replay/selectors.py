@@ -213,18 +213,17 @@ class _Proportional:
         self._tree.set(slots, np.zeros(len(keys)))
 
     def select(self, count: int) -> Selected:
-        draws = self._random.random(count)
+        points = self._random.random(count)
         if self._settings.stratified:
-            draws = (np.arange(count) + draws) / count
-        total = self._tree.total
-        slots = self._tree.find(draws * total)
+            points = (np.arange(count) + points) / count
+        slots, probabilities = self._tree.draw(points)
         self._selected += count
-        weights = importance_weights(self._tree[slots] / total, self._alive, self._importance_exponent)
-        return Selected(self._key_at[slots], weights)
+        weights = importance_weights(probabilities, self._alive, self._importance_exponent)
+        return Selected(self._key_at.take(slots), weights)
 
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         slots = keys % self._slots
-        alive = self._key_at[slots] == keys
+        alive = self._key_at.take(slots) == keys
         if not alive.all():
             slots, priorities = slots[alive], priorities[alive]
         self._set(slots, priorities)

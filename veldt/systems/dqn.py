@@ -16,7 +16,7 @@ from functools import partial
 from typing import Literal
 
 from veldt.agents.objectives import QLearning
-from veldt.agents.q import QAgent, QNetworkConfig
+from veldt.agents.q import QAgent, QNetworkConfig, require_discrete
 from veldt.data import EnvSpec
 from veldt.errors import ConfigError, require_at_least, require_between
 from veldt.math.exploration import LinearEpsilon
@@ -129,7 +129,8 @@ class DQNConfig:
 
 
 def agent(c: DQNConfig, env: EnvSpec) -> Callable[[], QAgent]:
-    """Builds the agent that DQN trains."""
+    """Builds the agent that DQN trains. Raises `ConfigError` unless actions are Discrete."""
+    require_discrete("dqn", env.action)
     return partial(QAgent, env, QNetworkConfig(c.encoder, c.hidden, c.dueling))
 
 

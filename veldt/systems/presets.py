@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "replay_steps": 50_000,
                 "start_steps": 1_000,
                 "batch_size": 64,
-                "steps_per_update": 4,
+                "steps_per_update": 2,
                 "learning_rate": 1e-3,
                 "target_period_updates": 100,
                 "epsilon_end": 0.04,

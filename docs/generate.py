@@ -1,0 +1,128 @@
+"""Writes what documentation can take from the code: `python docs/generate.py`. A test checks that the pages are fresh.
+
+A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, a file of docs/snippets between
+`<!-- begin snippets/FILE -->` and `<!-- end snippets/FILE -->`. The text around them is written by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from veldt.envs.options import EnvOptions
+from veldt.runs.options import RunOptions
+from veldt.settings import descriptions
+from veldt.systems.dqn import DQNConfig
+from veldt.systems.presets import PRESETS
+
+DOCS = Path(__file__).parent
+PAGES = (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
+HOMES = (DQNConfig, RunOptions, EnvOptions)
+DEFAULTS = {field.name: field.default for cls in HOMES for field in dataclasses.fields(cls)}
+
+DEPARTURES = (
+    # setting, the paper's number, why the default is another
+    (
+        "target_period_updates",
+        "10,000 agent steps",
+        "the same moment at 4 steps an update; whoever learns counts updates, and knows no steps",
+    ),
+    (
+        "life_loss",
+        "a lost life ends the discounting",
+        "an option that only Atari has cannot be a default for every environment; the preset `atari` switches it on",
+    ),
+    ("eval_epsilon", "0.05", "greedy play suits most environments; the preset `atari` has the paper's 0.05"),
+    (
+        "eval_every_steps",
+        "250,000 agent steps",
+        "a twentieth of the run, whatever its length; the preset `atari` has the paper's number",
+    ),
+    (
+        "eval_episodes",
+        "125,000 agent steps of play",
+        "whole episodes: a budget of steps counts short episodes more often",
+    ),
+    (
+        "episode_cap_frames",
+        "18,000 frames when evaluating",
+        "later papers cap at 30 minutes of play instead of 5, in training and in evaluation",
+    ),
+)
+
+
+def shown(value: Any) -> str:
+    """A value as a reader would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, tuple):
+        return " ".join(map(shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def settings(cls: type[Any]) -> str:
+    """Every field of a dataclass of settings with its default and what it is."""
+    texts = descriptions(cls)
+    rows = [(f"`{field.name}`", shown(field.default), texts[field.name]) for field in dataclasses.fields(cls)]
+    return table(("setting", "default", "what it is"), rows)
+
+
+def snippet(path: Path) -> str:
+    """A file as a fenced block."""
+    return f"```python\n{path.read_text()}```"
+
+
+def departures() -> str:
+    """Where a default is not the paper's number."""
+    numbers = {name: shown(value) for name, value in DEFAULTS.items()}
+    numbers["eval_every_steps"] = shown(RunOptions().evaluation_period_steps)
+    rows = [(f"`{name}`", paper, numbers[name], why) for name, paper, why in DEPARTURES]
+    return table(("setting", "paper", "default", "why"), rows)
+
+
+def presets() -> str:
+    """Every setting that a preset changes, beside the default."""
+    named = {name: preset.settings for name, preset in PRESETS["dqn"].items() if preset.settings}
+    changed = [name for name in DEFAULTS if any(name in settings for settings in named.values())]
+    rows = [
+        (f"`{name}`", shown(DEFAULTS[name]), *(shown(given[name]) if name in given else "" for given in named.values()))
+        for name in changed
+    ]
+    return table(("setting", "default", *(f"`{name}`" for name in named)), rows)
+
+
+BLOCKS = {
+    "settings": lambda: settings(DQNConfig),
+    "options": lambda: settings(EnvOptions),
+    "departures": departures,
+    "presets": presets,
+    **{f"snippets/{path.name}": partial(snippet, path) for path in sorted(DOCS.glob("snippets/*.py"))},
+}
+
+
+def fresh(text: str) -> str:
+    """`text` with every block made anew. Raises `KeyError` for a block that nothing makes."""
+
+    def made(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"<!-- begin {name} -->\n{BLOCKS[name]()}\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- begin (\S+) -->\n.*?<!-- end \1 -->", made, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(fresh(page.read_text()))

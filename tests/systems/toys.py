@@ -1,0 +1,120 @@
+"""Small environments whose best return is known, and some that misbehave. Module-level, so that every process can make them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Corridor(gymnasium.Env[np.ndarray, int]):
+    """Five cells in a row; start in the middle. Right end: +1, left end: 0; 12 steps at most. The best return is 1."""
+
+    observation_space = spaces.Box(0.0, 1.0, (5,), np.float32)
+    action_space = spaces.Discrete(2)
+    limit = 12
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.cell, self.time = int(self.np_random.integers(1, 4)), 0
+        return self._see(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.cell += 1 if action == 1 else -1
+        self.time += 1
+        over = self.cell in (0, 4)
+        return self._see(), float(self.cell == 4), over, not over and self.time == self.limit, {}
+
+    def _see(self) -> np.ndarray:
+        return np.eye(5, dtype=np.float32)[self.cell]
+
+
+class Crashing(Corridor):
+    """Raises in every `VELDT_TEST_CRASH_EVERY`-th step of this process."""
+
+    steps = 0
+
+    def step(self, action: int) -> Any:
+        Crashing.steps += 1
+        if Crashing.steps % int(os.environ["VELDT_TEST_CRASH_EVERY"]) == 0:
+            raise ValueError("the toy broke")
+        return super().step(action)
+
+
+class Interrupting(Corridor):
+    """Sends this process the signal `VELDT_TEST_SIGNAL` at step `VELDT_TEST_SIGNAL_AT` of its environments."""
+
+    steps = 0
+
+    def step(self, action: int) -> Any:
+        Interrupting.steps += 1
+        if Interrupting.steps == int(os.environ.get("VELDT_TEST_SIGNAL_AT", "0")):
+            for number in os.environ["VELDT_TEST_SIGNAL"].split(","):
+                os.kill(os.getpid(), getattr(signal, number))
+        return super().step(action)
+
+
+class NanReward(Corridor):
+    """A reward that is no number, 300 steps in."""
+
+    steps = 0
+
+    def step(self, action: int) -> Any:
+        NanReward.steps += 1
+        obs, reward, *rest = super().step(action)
+        return obs, (float("nan") if NanReward.steps > 300 else reward), *rest
+
+
+class Endless(Corridor):
+    """One cell, reward 1 whatever one does, cut after 12 steps."""
+
+    observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+
+    def step(self, action: int) -> Any:
+        self.time += 1
+        return self._see(), 1.0, False, self.time == self.limit, {}
+
+    def _see(self) -> np.ndarray:
+        return np.zeros(1, np.float32)
+
+
+def endless() -> Endless:
+    return Endless()
+
+
+def corridor() -> Corridor:
+    return Corridor()
+
+
+def crashing() -> Crashing:
+    return Crashing()
+
+
+def interrupting() -> Interrupting:
+    return Interrupting()
+
+
+def nan_reward() -> NanReward:
+    return NanReward()
+
+
+SMALL: dict[str, Any] = {
+    "preset": "cartpole",
+    "hidden": (32,),
+    "batch_size": 32,
+    "start_steps": 200,
+    "replay_steps": 2_000,
+    "epsilon_steps": 1_000,
+    "environments": 2,
+    "target_period_updates": 50,
+    "eval_episodes": 5,
+    "eval_every_steps": 500,
+    "log_every_steps": 250,
+    "steps": 2_000,
+    "quiet": True,
+}
+"""DQN for the toys: seconds."""

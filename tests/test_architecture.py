@@ -1,0 +1,324 @@
+"""The house rules: who imports whom, how long things may get, and that settings are read and defaults are the paper's."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import veldt
+from veldt.envs.options import EnvOptions
+from veldt.runs.options import RunOptions
+from veldt.systems import SYSTEMS
+from veldt.systems.dqn import DQNConfig
+
+PACKAGE = Path(veldt.__file__).parent
+FILES = {
+    ".".join(("veldt", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+# ---- who may import whom -----------------------------------------------------------------------------------------------
+
+ENTRY_POINTS = {"__init__", "cli", "flags", "training", "policy", "request", "doctor", "video"}
+"""What brings systems, runtimes and run folders together. Nothing else may import systems or runtime."""
+
+MAY_IMPORT = {
+    "errors": set(),
+    "data": {"errors"},
+    "math": {"errors"},
+    "core": {"data"},
+    "settings": {"errors"},
+    "program": {"core", "errors"},
+    "networks": {"math", "data", "errors"},
+    "agents": {"core", "data", "errors", "networks", "math"},
+    "replay": {"core", "data", "errors", "math"},
+    "parts": {"core", "data", "errors", "math"},
+    "envs": {"core", "data", "errors"},
+    "systems": {"agents", "core", "data", "errors", "math", "networks", "parts", "program", "replay"},
+    "runtime": {"core", "data", "errors", "program"},
+    "runs": {"core", "data", "errors", "parts.evaluator"},
+}
+"""Beside itself, what each module or package of Veldt may import of Veldt. Entry points may import all."""
+
+THIRD_PARTIES = {"data": {"numpy", "torch"}, "math": {"numpy", "torch"}, "core": {"numpy", "torch"}}
+"""The only packages beyond the standard library that these may import."""
+
+SANS_IO = {"math", "networks", "agents", "systems"}
+MACHINERY = {"time", "os", "threading", "multiprocessing", "subprocess", "ray"}
+"""What the packages of `SANS_IO` never import: they cannot know where, when or in how many processes they run."""
+
+
+def home(module: str) -> str:
+    """The part of the house that `module` belongs to: `veldt.replay.table` is in `replay`, `veldt.core` in `core`."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(module: str) -> Iterator[str]:
+    """All that `module` imports, at its top or inside functions, as full module names."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import; write the full name"
+            source = str(node.module)
+            for alias in node.names:
+                full = f"{source}.{alias.name}"
+                yield full if full in FILES else source
+
+
+def own_imports(module: str) -> Iterator[str]:
+    return (name for name in imports(module) if name.partition(".")[0] == "veldt")
+
+
+def allowed(name: str, permitted: set[str]) -> bool:
+    inside = name.removeprefix("veldt.")
+    return any(inside == entry or inside.startswith(f"{entry}.") for entry in permitted)
+
+
+def test_every_module_belongs_to_a_part_of_the_house():
+    assert {home(module) for module in FILES} <= MAY_IMPORT.keys() | ENTRY_POINTS
+
+
+@pytest.mark.parametrize("part", sorted(MAY_IMPORT))
+def test_imports_keep_the_law(part):
+    permitted = MAY_IMPORT[part] | {part}
+    wrong = [
+        f"{module} imports {name}"
+        for module in FILES
+        if home(module) == part
+        for name in own_imports(module)
+        if not allowed(name, permitted)
+    ]
+    assert not wrong
+
+
+def test_only_entry_points_import_systems_and_runtimes():
+    wrong = [
+        f"{module} imports {name}"
+        for module in FILES
+        if home(module) not in ENTRY_POINTS
+        for name in own_imports(module)
+        if home(name) in ("systems", "runtime") and home(name) != home(module)
+    ]
+    assert not wrong
+
+
+def test_nobody_imports_an_entry_point_but_entry_points():
+    wrong = [
+        f"{module} imports {name}"
+        for module in FILES
+        if home(module) not in ENTRY_POINTS
+        for name in own_imports(module)
+        if home(name) in ENTRY_POINTS
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("part", sorted(THIRD_PARTIES))
+def test_data_core_and_math_know_numpy_and_torch_only(part):
+    from sys import stdlib_module_names
+
+    known = stdlib_module_names | THIRD_PARTIES[part] | {"veldt"}
+    found = {name.partition(".")[0] for module in FILES if home(module) == part for name in imports(module)}
+    assert found <= known
+
+
+@pytest.mark.parametrize("part", sorted(SANS_IO))
+def test_no_machinery_in_mathematics_networks_agents_and_systems(part):
+    found = {(module, name) for module in FILES if home(module) == part for name in imports(module)}
+    assert not {(module, name) for module, name in found if name.partition(".")[0] in MACHINERY}
+
+
+# ---- budgets -----------------------------------------------------------------------------------------------------------
+
+FILE_LINES = 400
+FUNCTION_LINES = 60
+SYSTEM_LINES = 150
+CONFIG_FIELDS = 25
+PROTOCOL_METHODS = 6
+LONG_FUNCTIONS_SHARE = 0.02
+PACKAGE_LEVELS = 2
+
+LONG_FUNCTIONS: dict[str, str] = {}
+"""module.function -> why it is better in one piece."""
+
+LARGE_PROTOCOLS = {
+    "veldt.replay.selectors.RunningSelector": "a selector is told of every insert, removal and update, and is saved",
+}
+"""Protocols with more methods than the budget, and why."""
+
+
+def functions(module: str) -> Iterator[tuple[str, int]]:
+    """The functions and methods of `module`, and how many lines each has, docstring and all."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            yield f"{module}.{node.name}", node.end_lineno - node.lineno + 1
+
+
+def lines(module: str) -> int:
+    return len(FILES[module].read_text().splitlines())
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_says_what_it_is_for_and_is_short_enough_to_read_in_one_go(module):
+    assert ast.get_docstring(TREES[module]), "every module opens with a docstring"
+    assert lines(module) <= FILE_LINES
+
+
+def test_functions_fit_a_screen():
+    found = [function for module in FILES for function in functions(module)]
+    too_long = {name for name, length in found if length > FUNCTION_LINES}
+    assert too_long == set(LONG_FUNCTIONS)
+    assert len(LONG_FUNCTIONS) <= LONG_FUNCTIONS_SHARE * len(found)
+
+
+@pytest.mark.parametrize("system", sorted(SYSTEMS))
+def test_a_system_is_a_page(system):
+    assert lines(f"veldt.systems.{system}") <= SYSTEM_LINES
+
+
+@pytest.mark.parametrize("config", [*(system.config for system in SYSTEMS.values()), RunOptions, EnvOptions])
+def test_a_config_has_few_fields_each_with_a_description(config):
+    from veldt.settings import descriptions
+
+    own = set(vars(config).get("__annotations__", {}))
+    assert len(own) <= CONFIG_FIELDS
+    assert {field.name for field in dataclasses.fields(config)} <= descriptions(config).keys()
+
+
+def test_protocols_are_small():
+    large = set()
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases):
+                methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+                if len(methods) > PROTOCOL_METHODS:
+                    large.add(f"{module}.{node.name}")
+    assert large == set(LARGE_PROTOCOLS)
+
+
+def test_packages_are_two_levels_deep_at_most():
+    assert max(len(path.relative_to(PACKAGE).parts) for path in FILES.values()) <= PACKAGE_LEVELS
+
+
+# ---- surface and settings ----------------------------------------------------------------------------------------------
+
+
+def test_the_public_names_are_exactly_these():
+    assert sorted(veldt.__all__) == [
+        "DQNConfig",
+        "EnvOptions",
+        "EvaluationResult",
+        "Policy",
+        "Result",
+        "RunOptions",
+        "UserError",
+        "VeldtError",
+        "check_env",
+        "evaluate",
+        "load",
+        "resume",
+        "train",
+    ]
+    imported = {alias.asname or alias.name for node in TREES["veldt"].body if isinstance(node, ast.ImportFrom)
+                for alias in node.names}  # fmt: skip
+    assert imported - {"annotations"} == set(veldt.__all__)
+
+
+def attributes_read(tree: ast.AST) -> Iterator[str]:
+    """Names read as attributes, or by name as `getattr(self, name)` over a tuple of names does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            yield node.attr
+
+
+def properties_that_read(cls: ast.ClassDef) -> Iterator[tuple[str, set[str]]]:
+    for item in cls.body:
+        if isinstance(item, ast.FunctionDef) and item.name != "__post_init__":
+            yield item.name, set(attributes_read(item))
+
+
+@pytest.mark.parametrize("config", [*(system.config for system in SYSTEMS.values()), RunOptions, EnvOptions])
+def test_every_setting_is_read_by_somebody(config):
+    """Outside its class, or by a property of its class that is itself read outside. Checking a value is not reading it."""
+    used: set[str] = set()
+    own: ast.ClassDef | None = None
+    for module, tree in TREES.items():
+        if module == config.__module__:
+            own = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config.__name__)
+            rest = [node for node in tree.body if node is not own]
+            used |= {name for node in rest for name in attributes_read(node)}
+        else:
+            used |= set(attributes_read(tree))
+    assert own is not None
+    for name, reads in properties_that_read(own):
+        if name in used:
+            used |= reads
+    assert {field.name for field in dataclasses.fields(config)} - used == set()
+
+
+PAPER_DQN = {
+    # Mnih et al. 2015, extended data table 1, and the code released with it
+    "batch_size": 32,
+    "replay_steps": 1_000_000,
+    "start_steps": 50_000,
+    "discount": 0.99,
+    "steps_per_update": 4,
+    "learning_rate": 0.00025,
+    "optimizer": "rmsprop",
+    "optimizer_epsilon": 0.01,
+    "target_period_updates": 10_000 // 4,  # the released code counts 10,000 agent steps, 4 of them an update
+    "epsilon_end": 0.1,
+    "epsilon_steps": 1_000_000,
+    "reward_clip": 1.0,
+    "clip_error": True,
+    "sum_over_batch": True,
+    "max_gradient_norm": None,
+    "hidden": (512,),
+    "n_steps": 1,
+    "double": False,
+    "dueling": False,
+    "prioritized": False,
+    "environments": 1,
+    # Schaul et al. 2016, for prioritized=True: alpha 0.6, beta from 0.4 to 1 over the 50 million steps of a run
+    "priority_exponent": 0.6,
+    "importance_exponent": 0.4,
+    "importance_anneal_updates": 50_000_000 // 4,
+    # from the observations: the paper's network for images
+    "encoder": "auto",
+}
+
+
+def test_the_defaults_of_dqn_are_the_papers():
+    assert dataclasses.asdict(DQNConfig()) == PAPER_DQN
+
+
+def test_the_default_run_and_environment_are_the_papers():
+    run, env = RunOptions(), EnvOptions()
+    assert (run.steps, env.max_no_ops, env.episode_cap_frames, env.sticky_actions) == (50_000_000, 30, 108_000, 0.0)
+
+
+def test_the_optimizer_of_dqn_is_the_papers():
+    """Centered RMSProp with decay 0.95 and epsilon inside the root, from zero."""
+    from veldt.envs import make_env_spec
+    from veldt.parts.optimizers import RMSPropConfig
+
+    program = SYSTEMS["dqn"].program(DQNConfig(), make_env_spec("CartPole-v1"))
+    parameters = next(node for node in program.nodes if node.name == "parameters")
+    (_, optimizer) = parameters.make.args  # type: ignore[attr-defined]
+    assert optimizer == RMSPropConfig(
+        0.00025, decay=0.95, epsilon=0.01, epsilon_inside_root=True, initial_square=0.0, centered=True
+    )
+
+
+def test_no_path_of_a_machine_is_in_the_package():
+    # assembled, so that this line does not find itself elsewhere
+    pattern = re.compile("|".join(("/" + "work/", "/" + "home/", "/" + "root/", "/" + "Users/")))
+    assert not [module for module, path in FILES.items() if pattern.search(path.read_text())]
