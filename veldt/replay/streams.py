@@ -123,14 +123,13 @@ class Streams:
         return np.empty(shape, self.records.dtype)
 
     def gather_records(self, slots: np.ndarray, out: np.ndarray) -> None:
-        """Copies the records of `slots` into `out` (from `empty_records`, of the same shape)."""
-        words = out.view(np.int64).reshape(slots.size, -1)
-        self._record_words.take(slots.reshape(-1), axis=0, out=words, mode="clip")
+        """Copies the records of `slots`, taken modulo the ring, into `out` (from `empty_records`, of the same shape)."""
+        self._record_words.take(slots, axis=0, out=out.view(np.int64).reshape(*slots.shape, -1), mode="wrap")
 
     def gather_large(self, path: str, slots: np.ndarray, out: torch.Tensor) -> None:
-        """Copies the large field at `path` of `slots` [K] into `out` [K, ...]; torch spreads it over its threads."""
+        """Copies the large field at `path` of `slots` [K], modulo the ring, into `out` [K, ...]; torch uses its threads."""
         source = self._large_tensors[path]
-        torch.index_select(source, 0, torch.from_numpy(slots), out=out.view(len(slots), -1))
+        torch.index_select(source, 0, torch.from_numpy(slots % self.slots), out=out.view(len(slots), -1))
 
     def state_dict(self, written_rows: int) -> State:
         """The ring's bytes, only as far as it was ever written (`written_rows` rows)."""

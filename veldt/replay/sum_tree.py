@@ -31,6 +31,7 @@ class SumTree:
         # Room for K rows and the running sums inside them, for as many indices as ever came at once.
         self._rows = np.empty((0, self._width))
         self._running = torch.empty(0, self._width, dtype=torch.float64)
+        self._beyond = np.empty((0, self._width), bool)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         return self._values[indices]
@@ -65,10 +66,11 @@ class SumTree:
         targets = np.minimum(points * total, np.nextafter(total, 0.0))
         rows = sums[1:].searchsorted(targets, side="right")
         values = torch.from_numpy(self._gather(rows))
-        running = torch.cumsum(values, 1, out=self._running[: len(rows)])
-        within = np.minimum(targets - sums.take(rows), np.nextafter(running.numpy()[:, -1], 0.0))
-        columns: np.ndarray = torch.searchsorted(running, torch.from_numpy(within)[:, None], right=True).numpy()[:, 0]
-        indices = rows * self._width + columns
+        running = torch.cumsum(values, 1, out=self._running[: len(rows)]).numpy()
+        within = np.minimum(targets - sums.take(rows), np.nextafter(running[:, -1], 0.0))
+        # argmax finds the first True: on so short rows that is twice as fast as a binary search.
+        beyond = np.greater(running, within[:, None], out=self._beyond[: len(rows)])
+        indices = rows * self._width + beyond.argmax(1)
         return indices, self._values.take(indices) / total
 
     def _scan(self) -> np.ndarray:
@@ -81,6 +83,7 @@ class SumTree:
         if len(rows) > len(self._rows):
             self._rows = np.empty((len(rows), self._width))
             self._running = torch.empty(len(rows), self._width, dtype=torch.float64)
+            self._beyond = np.empty((len(rows), self._width), bool)
         return self._table.take(rows, axis=0, out=self._rows[: len(rows)], mode="clip")
 
     def state_dict(self) -> State:

@@ -110,8 +110,8 @@ class _Window:
 
     def load(self, keys: np.ndarray) -> np.ndarray:
         """Gathers the records around `keys` [K]; those of the items' own rows, [steps + 1, K]."""
-        self._keys = keys
-        self.streams.gather_records((keys + self._offsets) % self.streams.slots, self._records)
+        self._slots = keys % self.streams.slots
+        self.streams.gather_records(self._slots + self._offsets, self._records)
         return self._records[self.history :]
 
     def observe(self, rows: int | np.ndarray) -> Tree:
@@ -137,10 +137,10 @@ class _Window:
         at = self._each(rows)
         room = self._room(path, len(at))
         if self.stack == 1:
-            slots = (self._keys + at * streams.columns) % streams.slots
+            slots = self._slots + at * streams.columns
             streams.gather_large(path, slots.reshape(-1), room)
             return room
-        slots = (self._keys[:, None] + (at[:, :, None] - self._back) * streams.columns) % streams.slots
+        slots = self._slots[:, None] + (at[:, :, None] - self._back) * streams.columns
         streams.gather_large(path, slots.reshape(-1), room)
         missing = self._missing(self.history + at)
         if missing.any():
