@@ -12,9 +12,9 @@ BENCHMARKS := replay learner env_stepping pong
 .PHONY: help train test check format learn bench clean
 
 help:  ## what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-train: .venv/ready  ## train DQN on CartPole (under a minute on one core) and leave a run folder
+train: .venv/ready  ## train DQN on CartPole, about a minute, and leave a run folder
 	$(BIN)/veldt train dqn CartPole-v1 --steps 50000 --seed 1 --out runs/cartpole --overwrite
 
 test: .venv/ready  ## run all tests
@@ -40,6 +40,7 @@ clean:  ## remove virtual environments and caches; runs stay
 
 # The build backend comes from constraints.txt too; hence no isolated build with a newer one.
 .venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Veldt needs Python 3.11 or newer: make PYTHON=python3.x ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(INSTALL) setuptools
 	$(BIN)/python $(INSTALL) --no-build-isolation -e '.[$(EXTRAS)]'

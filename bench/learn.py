@@ -23,7 +23,7 @@ from veldt.runs.metrics import TRAIN_RETURN, read
 from veldt.runs.progress import duration
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "learn"

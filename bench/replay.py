@@ -20,16 +20,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-
 
 from veldt.core import Place
 from veldt.data import ActionSpec, ArraySpec, EnvSpec

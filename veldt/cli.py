@@ -7,6 +7,7 @@ stopped ends with 128 plus the signal's number.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +29,8 @@ USAGE = """veldt: distributed deep reinforcement learning in PyTorch
 
 
 def main() -> None:
-    """Runs the command of `sys.argv` and exits."""
+    """Runs the command of `sys.argv` and exits. `package.module:callable` is looked for in the current folder too."""
+    sys.path.insert(0, os.getcwd())
     sys.exit(run(sys.argv[1:]))
 
 

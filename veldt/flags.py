@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from torch import nn
 
 from veldt import settings
 from veldt.envs.options import EnvOptions
@@ -67,26 +68,34 @@ def print_help(system: System, everything: bool) -> None:
 
 
 def _nested(system: System) -> type[Any]:
+    """All flags, in the groups of their dataclasses."""
     parts = {"start": Start, "run": RunOptions, "hyperparameters": system.config, "environment": EnvOptions}
-    return dataclasses.make_dataclass(
-        "Train", [(name, cls, dataclasses.field(default_factory=cls)) for name, cls in parts.items()]
-    )
+    groups = []
+    for name, cls in parts.items():
+        group = dataclasses.make_dataclass(cls.__name__, _described(cls))
+        group.__doc__ = cls.__doc__
+        groups.append((name, group, dataclasses.field(default_factory=group)))
+    return dataclasses.make_dataclass("Train", groups)
+
+
+def _first_page() -> type[Any]:
+    return dataclasses.make_dataclass("Train", _described(Start) + _described(RunOptions, FIRST_PAGE))
+
+
+def _described(cls: type[Any], names: Sequence[str] | None = None) -> list[Any]:
+    """The fields of `cls` (or those of `names`) as a command line can give them, with the help that stands under each."""
+    hints, texts = typing.get_type_hints(cls), settings.descriptions(cls)
+    described: list[Any] = []
+    for field in dataclasses.fields(cls):
+        if names is None or field.name in names:
+            hint: Any = str if nn.Module in typing.get_args(hints[field.name]) else hints[field.name]
+            flag = Annotated[hint, tyro.conf.arg(help=texts[field.name])]
+            described.append((field.name, flag, dataclasses.field(default=field.default)))
+    return described
 
 
 def _parts(parsed: Any) -> list[Any]:
     return [getattr(parsed, field.name) for field in dataclasses.fields(parsed)]
-
-
-def _first_page() -> type[Any]:
-    flags: list[Any] = []
-    for cls, names in ((Start, None), (RunOptions, FIRST_PAGE)):
-        hints, texts = typing.get_type_hints(cls), settings.descriptions(cls)
-        for field in dataclasses.fields(cls):
-            if names is None or field.name in names:
-                hint: Any = hints[field.name]
-                described = Annotated[hint, tyro.conf.arg(help=texts[field.name])]
-                flags.append((field.name, described, dataclasses.field(default=field.default)))
-    return dataclasses.make_dataclass("Train", flags)
 
 
 def _checked(arguments: Sequence[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:

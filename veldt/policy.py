@@ -66,15 +66,17 @@ class Policy:
         return self.agent.act(obs, self.agent.initial_state(len(chance)), chance, self._random).action
 
 
-def load(path: str | Path) -> Policy:
+def load(path: str | Path, **changes: Any) -> Policy:
     """The best policy of the run in folder `path` (or the policy file itself), on the CPU.
+
+    changes: settings that the file cannot hold, such as `encoder=` for a run whose encoder was given as an object.
 
     Raises:
         RunFolderError: there is none, it is damaged, or does not fit its environment any more.
     """
     path = Path(path)
     stored = load_policy(path / "policy" if (path / "policy").is_dir() else path)
-    request = from_dict(stored.about, {"device": "cpu", "out": path})
+    request = from_dict(stored.about, {"device": "cpu", "out": path, **changes})
     agent = request.system.agent(request.config, request.env_spec)()
     try:
         agent.load_state_dict(stored.weights)

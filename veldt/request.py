@@ -108,8 +108,10 @@ def make_request(system: str, env: Env, preset: str, values: Mapping[str, Any]) 
 def from_dict(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> Request:
     """The request that `Request.as_dict` saved, with `changes` of its settings."""
     values = {**saved["hyperparameters"], **saved["run"], **saved["environment"], **changes}
-    request = make_request(saved["system"], saved["env"], saved["preset"], values)
-    return request
+    for name, value in values.items():
+        if isinstance(value, str) and value.startswith("<"):
+            raise ConfigError(f"{name} was given as an object ({value}); give it again: {name}=")
+    return make_request(saved["system"], saved["env"], saved["preset"], values)
 
 
 def _check_device(device: str) -> None:

@@ -12,7 +12,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +69,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return convert(name, value, next(part for part in arguments if part is not type(None)))
+        return _first_that_fits(name, value, [part for part in arguments if part is not type(None)])
     if origin is typing.Literal:
         if value not in arguments:
             choices = ", ".join(map(repr, arguments))
@@ -80,6 +80,13 @@ def convert(name: str, value: Any, hint: Any) -> Any:
             raise ConfigError(f"{name} must be a list, got {type(value).__name__} {value!r}")
         return tuple(convert(name, item, arguments[0]) for item in value)
     return _plain(name, value, hint)
+
+
+def _first_that_fits(name: str, value: Any, kinds: list[Any]) -> Any:
+    for kind in kinds[1:]:
+        if isinstance(kind, type) and isinstance(value, kind):
+            return value
+    return convert(name, value, kinds[0])
 
 
 def _plain(name: str, value: Any, kind: type[Any]) -> Any:
@@ -96,14 +103,16 @@ def _plain(name: str, value: Any, kind: type[Any]) -> Any:
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """A dataclass of settings as plain values for YAML and JSON."""
-    return {name: _as_plain(value) for name, value in asdict(settings).items()}
+    """A dataclass of settings as plain values for YAML and JSON. An object is written as `<Class>`: it has to be given again."""
+    return {field.name: _as_plain(getattr(settings, field.name)) for field in fields(settings)}
 
 
 def _as_plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_as_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"
 
 
 def descriptions(cls: type[Any]) -> dict[str, str]:

@@ -78,9 +78,7 @@ def train(system: str, env: Env, *, preset: str = "auto", **values: Any) -> Resu
     """
     request = make_request(system, env, preset, values)
     session = _Session(request)  # whatever the parts refuse is refused before there is a folder
-    folder = RunFolder.create(
-        request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite
-    )
+    folder = RunFolder.create(request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite)
     return session.run(folder)
 
 

@@ -73,9 +73,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
 
     whole = run(*command, "--out", str(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
-    stopped = run(
-        *command, "--out", str(tmp_path / "parts"), VELDT_TEST_SIGNAL=signal_name, VELDT_TEST_SIGNAL_AT="1377"
-    )
+    stopped = run(*command, "--out", str(tmp_path / "parts"), VELDT_TEST_SIGNAL=signal_name, VELDT_TEST_SIGNAL_AT="1377")
     assert stopped.returncode == {"SIGTERM": 143, "SIGINT": 130}[signal_name]
     assert f"resume with: veldt train --resume {tmp_path / 'parts'}" in stopped.stdout
     resumed = run(sys.executable, "-m", "veldt.cli", "train", "--resume", str(tmp_path / "parts"))
@@ -163,3 +161,51 @@ def test_continuous_actions_are_refused_with_the_way_out(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"dqn needs Discrete actions, got Box\(1,\); wrap with Discretize"):
         train(tmp_path / "run", "Pendulum-v1")
     assert not (tmp_path / "run").exists()
+
+
+class Tiny(torch.nn.Module):
+    """A user's own network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 16)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.layer(obs))
+
+
+def make_tiny(seen: Any) -> Tiny:
+    return Tiny()
+
+
+@pytest.mark.parametrize("encoder", [Tiny(), "tests.systems.test_dqn:make_tiny"], ids=["object", "name"])
+def test_a_network_of_ones_own_is_trained_saved_and_loaded(tmp_path: Path, encoder: Any) -> None:
+    result = train(tmp_path / "run", encoder=encoder)
+    assert result.final_mean == 1.0
+    policy = veldt.load(result.folder) if isinstance(encoder, str) else veldt.load(result.folder, encoder=encoder)
+    assert veldt.evaluate(policy, 5).return_mean == 1.0
+
+
+def test_a_network_given_as_an_object_has_to_be_given_again(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", encoder=Tiny(), steps=600)
+    with pytest.raises(ConfigError, match=r"encoder was given as an object \(<Tiny>\); give it again: encoder="):
+        veldt.load(result.folder)
+
+
+def test_a_run_stops_when_its_evaluation_is_good_enough(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", until_return=1.0, steps=50_000)
+    assert result.stopped_by == "return"
+    assert result.progress.steps < 10_000
+
+
+def test_a_run_stops_when_its_time_is_over_and_goes_on_later(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", minutes=0.02, steps=10_000_000)
+    assert result.stopped_by == "minutes"
+    assert veldt.resume(tmp_path / "run", minutes=None, steps=result.progress.steps + 500).stopped_by == "steps"
+
+
+def test_the_newest_100_episodes_make_the_training_return(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", steps=3_000)
+    series = read(tmp_path / "run" / "metrics.csv")["train/return"]
+    assert series.values[-1] == pytest.approx(result.train_mean)
+    assert series.values[-1] > series.values[0]

@@ -58,9 +58,7 @@ def test_a_reward_that_is_no_number_ends_the_run_and_names_where(tmp_path: Path)
     assert '"failed"' in (tmp_path / "run" / "status.json").read_text()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "run", steps=1_000)
     veldt.resume(tmp_path / "run", steps=1_500)
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]

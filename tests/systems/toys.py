@@ -104,6 +104,7 @@ def nan_reward() -> NanReward:
 
 SMALL: dict[str, Any] = {
     "preset": "cartpole",
+    "steps_per_update": 4,
     "hidden": (32,),
     "batch_size": 32,
     "start_steps": 200,

@@ -18,7 +18,7 @@ class Limiter:
     """A limiter's settings.
 
     samples_per_insert: items sampled per step inserted; None does not limit (both sides run free, as in the Ape-X paper).
-    start_steps: steps to insert before the first sample.
+    start_steps: steps to insert before the first sample; more, if they do not yet make a batch.
     error_buffer: by how many samples the two sides may drift apart; None takes the least that cannot deadlock.
     """
 
@@ -77,9 +77,11 @@ class RunningLimiter:
             return False
         return self.samples_per_insert is None or self.drift_samples - self.sample_items >= -self.error_buffer
 
-    def insert(self, steps: int) -> None:
-        """Counts `steps` steps inserted."""
+    def insert(self, steps: int, sampleable: bool = True) -> None:
+        """Counts `steps` steps inserted. Until a batch is `sampleable` for the first time, inserts have nobody to wait for."""
         self.inserted_steps += steps
+        if not sampleable and self.sampled_items == self._sampled_before:
+            self._starts_at = max(self._starts_at, self.inserted_steps + 1)
 
     def sample(self, items: int) -> None:
         """Counts `items` items sampled."""

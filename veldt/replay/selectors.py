@@ -38,6 +38,9 @@ class RunningSelector(Protocol):
     def available(self) -> int:
         """How many items may be selected."""
 
+    def can_select(self, count: int) -> bool:
+        """Whether `select(count)` is possible: a queue needs so many items, a random selector one."""
+
     def insert(self, actor: int, keys: np.ndarray, priorities: np.ndarray | None) -> None:
         """New items of `actor`, with the priorities it gave them, if it did."""
 
@@ -115,6 +118,9 @@ class _Fifo:
     def available(self) -> int:
         return self._count
 
+    def can_select(self, count: int) -> bool:
+        return self._count >= count
+
     def holds(self, actor: int) -> int | None:
         return next((int(keys[0]) for writer, keys in self._blocks if writer == actor), None)
 
@@ -157,6 +163,9 @@ class _Uniform:
     def available(self) -> int:
         return len(self._items)
 
+    def can_select(self, count: int) -> bool:
+        return len(self._items) > 0
+
     def holds(self, actor: int) -> int | None:
         return None
 
@@ -194,10 +203,15 @@ class _Proportional:
     def available(self) -> int:
         return self._alive
 
+    def can_select(self, count: int) -> bool:
+        return self._alive > 0
+
     def holds(self, actor: int) -> int | None:
         return None
 
     def insert(self, actor: int, keys: np.ndarray, priorities: np.ndarray | None) -> None:
+        if priorities is not None:
+            _check(keys, priorities)
         slots = keys % self._slots
         self._key_at[slots] = keys
         self._alive += len(keys)
@@ -222,6 +236,7 @@ class _Proportional:
         return Selected(self._key_at.take(slots), weights)
 
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        _check(keys, priorities)
         slots = keys % self._slots
         alive = self._key_at.take(slots) == keys
         if not alive.all():
@@ -258,3 +273,11 @@ class _Proportional:
         self._key_at[:] = state["key_at"]
         self._largest = float(state["largest"])
         self._selected, self._alive = int(state["selected"]), int(state["alive"])
+
+
+def _check(keys: np.ndarray, priorities: np.ndarray) -> None:
+    """Refuses priorities that are no priorities; the floor and the exponent would hide some of them."""
+    # min and max are NaN if any priority is, and then compare false.
+    if len(keys) and not (priorities.min() >= 0.0 and priorities.max() < np.inf):
+        bad = int(np.flatnonzero(~(np.isfinite(priorities) & (priorities >= 0)))[0])
+        raise ValueError(f"a priority must be finite and >= 0, got {priorities[bad]} for item {int(keys[bad])}")

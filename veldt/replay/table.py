@@ -13,17 +13,18 @@ and commit them; the learner samples. Nothing here waits: a table answers.
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import numpy as np
 import torch
 
 from veldt.core import Place, State
-from veldt.data import Batch, Tree
+from veldt.data import Batch, Tree, tree_leaves
 from veldt.errors import ConfigError
 from veldt.replay.items import Items
 from veldt.replay.limiter import Limiter
-from veldt.replay.selectors import Selector
+from veldt.replay.selectors import Fifo, Selector
 from veldt.replay.streams import Allocate, Streams, private_memory
 from veldt.replay.views import View
 
@@ -63,12 +64,17 @@ class Table:
             raise ConfigError(f"batch_size {batch_size} exceeds replay.capacity {capacity_steps}")
         if limiter.start_steps > capacity_steps:
             raise ConfigError(f"start_steps {limiter.start_steps} exceeds replay.capacity {capacity_steps}")
+        queue = isinstance(selector, Fifo)
+        if queue and (limiter.samples_per_insert is not None or limiter.start_steps > 1):
+            raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
         self._streams_per_actor, self._unroll_steps = streams, unroll_steps
         self._kept_rows = -(-capacity_steps // (actors * streams))
-        if self._kept_rows < view.window_steps:
+        rows_needed = _rows_needed(view.window_steps, unroll_steps, actors, streams, batch_size, queue)
+        if self._kept_rows < rows_needed:
             raise ConfigError(
                 f"a replay of {capacity_steps} steps gives each of {actors * streams} streams {self._kept_rows} rows; "
-                f"an item spans {view.window_steps}: use a capacity >= {view.window_steps * actors * streams}"
+                f"items of {view.window_steps} steps in batches of {batch_size}, written {unroll_steps} rows at a time, "
+                f"need {rows_needed}: use a capacity >= {rows_needed * actors * streams}"
             )
         # Beside the rows that items may start at: frames before the oldest, and what an actor writes ahead of its commit.
         self.rows = self._kept_rows + (frame_stack - 1) + unroll_steps + 1
@@ -102,10 +108,12 @@ class Table:
 
     def can_insert(self, actor: int) -> bool:
         """Whether `actor` may write `unroll_steps` more rows."""
+        return not self._is_full(actor) and self.limiter.can_insert()
+
+    def _is_full(self, actor: int) -> bool:
+        """Whether the next unroll of `actor` would overwrite an item that waits in a queue."""
         held = self._selector.holds(actor)
-        if held is not None and held // self.streams.columns < self._ends[actor] + self._unroll_steps - self._kept_rows:
-            return False
-        return self.limiter.can_insert()
+        return held is not None and held // self.streams.columns < self._ends[actor] + self._unroll_steps - self._kept_rows
 
     def commit(self, actor: int, end: int, priorities: np.ndarray | None = None) -> None:
         """Rows of `actor` before `end` are whole, and row `end` holds obs, first and last.
@@ -119,13 +127,14 @@ class Table:
         first_column = actor * self._streams_per_actor
         columns = slice(first_column, first_column + self._streams_per_actor)
         last = self._fields["last"][:, columns]
-        self.limiter.insert(int(np.count_nonzero(~last[np.arange(start, end) % self.rows])))
         rows = np.arange(ripe, self._ripe[actor])
         starts = self._view.starts(ripe, last[rows % self.rows])
         keys = (rows[:, None] * self.streams.columns + np.arange(columns.start, columns.stop))[starts]
         if len(keys):
             self._items.append(actor, keys)
             self._selector.insert(actor, keys, None if priorities is None else priorities[starts])
+        steps = int(np.count_nonzero(~last[np.arange(start, end) % self.rows]))
+        self.limiter.insert(steps, self._selector.can_select(self._batch_size))
 
     def _evict(self, actor: int, end: int) -> None:
         oldest = end - self._kept_rows
@@ -136,7 +145,7 @@ class Table:
 
     def can_sample(self) -> bool:
         """Whether a batch may be drawn now."""
-        return self.limiter.can_sample() and self._selector.available() >= self._batch_size
+        return self.limiter.can_sample() and self._selector.can_select(self._batch_size)
 
     def sample(self) -> Batch[Any]:
         """The next `batch_size` items."""
@@ -152,8 +161,13 @@ class Table:
         """
         self._selector.update(keys, priorities)
 
-    def waiting_for(self) -> str:
-        """Why an insert or a sample is refused now."""
+    def waiting_for(self, actor: int | None = None) -> str:
+        """Why an insert of `actor`, or with None a sample, is refused now."""
+        items, batch = self._selector.available(), self._batch_size
+        if actor is not None and self._is_full(actor):
+            return f"replay: the queue is full: {items:,} items wait to be sampled, {batch:,} at a time"
+        if actor is None and self.limiter.can_sample() and not self._selector.can_select(batch):
+            return f"replay: {items:,} items for a batch of {batch:,}; inserts {self.inserted_steps:,}"
         return f"replay: {self.limiter.waiting_for()}"
 
     def state_dict(self) -> State:
@@ -174,6 +188,9 @@ class Table:
         """The streams are empty although the run has begun: sampling waits until they are filled again."""
         self.limiter.refill()
         self._ripe[:] = self._ends
+        for actor, end in enumerate(self._ends):  # the observation to act at is lost too: a void row, which its actor ends
+            for field in tree_leaves(self.inlet(actor).rows):
+                field[end % self.rows] = 0
 
     def replay_state_dict(self) -> State:
         """The experience itself: the streams' bytes, the live items and the selector."""
@@ -188,6 +205,19 @@ class Table:
         self.streams.load_state_dict(state["streams"])
         self._items.load_state_dict(state["items"])
         self._selector.load_state_dict(state["selector"])
+
+
+def _rows_needed(window: int, unroll: int, actors: int, streams: int, batch_size: int, queue: bool) -> int:
+    """Rows a stream must keep so that both sides can always go on.
+
+    A random selector needs two rows that are whole, one of which may end an episode, beside an unroll under way. A queue
+    whose actors all wait must hold a batch, of which one row of streams may be sampled in part.
+    """
+    if not queue:
+        return window + unroll
+    sampled_in_part = streams - gcd(streams, batch_size)
+    items = -(-(batch_size + sampled_in_part) // (actors * streams))
+    return items * window + unroll - gcd(window, unroll)
 
 
 class TableInlet:
@@ -209,4 +239,4 @@ class TableInlet:
 
     def waiting_for(self) -> str:
         """Why no unroll may be written now."""
-        return self._table.waiting_for()
+        return self._table.waiting_for(self._actor)

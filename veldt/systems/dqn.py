@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from torch import nn
+
 from veldt.agents.objectives import QLearning
 from veldt.agents.q import QAgent, QNetworkConfig, require_discrete
 from veldt.data import EnvSpec
@@ -35,8 +37,8 @@ from veldt.replay.views import Transitions
 class DQNConfig:
     """Hyperparameters of DQN, by default those of Mnih et al. 2015 (extended data table 1 and the released code)."""
 
-    encoder: str = "auto"
-    """Reads observations: auto, mlp, nips, nature, impala, impala_shallow, grid, or package.module:callable."""
+    encoder: str | nn.Module = "auto"
+    """Reads observations: auto, mlp, nips, nature, impala, impala_shallow, grid, package.module:callable; or a module."""
 
     hidden: tuple[int, ...] = (512,)
     """Widths of the hidden layers; an image encoder has them after its convolutions."""
