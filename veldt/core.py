@@ -81,7 +81,7 @@ class Agent(Protocol):
 
 
 class Loss(NamedTuple):
-    """value: [] to minimise; priorities: float32 [B] for the memory, or None; metrics: scalars, detached."""
+    """value: [] to minimise; priorities: float32 [B] for the memory, or None; metrics: detached, reported by their means."""
 
     value: torch.Tensor
     priorities: torch.Tensor | None

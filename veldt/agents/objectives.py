@@ -44,5 +44,5 @@ class QLearning:
         error = y - taken
         losses = (huber(error) if self.clip_error else 0.5 * error.square()) * batch.weights
         value = losses.sum() if self.sum_over_batch else losses.mean()
-        delta = error.detach()
-        return Loss(value, delta.abs(), {"q_mean": taken.detach().mean(), "td_error_mean": delta.abs().mean()})
+        priorities = error.detach().abs()
+        return Loss(value, priorities, {"q": taken.detach(), "td_error": priorities})

@@ -32,8 +32,7 @@ def huber(error: torch.Tensor) -> torch.Tensor:
     This is how DQN's "error clipping" is meant: the gradient is clipped, the loss keeps growing.
     Source: Mnih et al. 2015, methods; Huber 1964.
     """
-    clipped = error.clamp(-1.0, 1.0)
-    return clipped * (error - 0.5 * clipped)
+    return torch.nn.functional.smooth_l1_loss(error, error.new_zeros(()).expand_as(error), reduction="none")
 
 
 def dueling(value: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:

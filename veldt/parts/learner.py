@@ -20,6 +20,9 @@ from veldt.parts.parameters import Follower
 MAX_BAD_UPDATES = 10
 """So many updates in a row whose loss or gradients are not finite end the run."""
 
+METRICS_PERIOD_UPDATES = 10
+"""Losses and what objectives report are read at every so many updates: reading them costs as much as a small layer."""
+
 
 class Learner:
     """One update per `step()`, and a target network that is copied every `target_period_updates` updates."""
@@ -54,7 +57,7 @@ class Learner:
         self._objective, self._target_period = objective, target_period_updates
         self._memory, self._parameters = memory, parameters
         self._leaves = list(self._online.parameters())
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, float] = {}
         self._count = 0
         self.updates = 0
         self.skipped_updates = 0
@@ -100,10 +103,10 @@ class Learner:
         if self._target_period is not None and self.updates % self._target_period == 0:
             self._follower.pull()
             self._copy_target()
-        self._count += 1
-        for name, value in (("loss", loss.value.detach()), *loss.metrics.items()):
-            total = self._sums.get(name)
-            self._sums[name] = value if total is None else total + value
+        if self.updates % METRICS_PERIOD_UPDATES == 0:
+            self._count += 1
+            for name, value in (("loss", loss.value.detach()), *loss.metrics.items()):
+                self._sums[name] = self._sums.get(name, 0.0) + float(value.mean())
 
     def _on_device(self, batch: Batch[Any]) -> Batch[Any]:
         if self._device == "cpu":
@@ -128,8 +131,8 @@ class Learner:
         return self._memory.waiting_for()
 
     def metrics(self) -> dict[str, float]:
-        """Means over the updates since the last call."""
-        values = {name: float(total) / self._count for name, total in self._sums.items()}
+        """Means over the updates read since the last call."""
+        values = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return values
 

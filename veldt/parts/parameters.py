@@ -7,6 +7,7 @@ update at no cost. A `Follower` keeps an agent's weights up to date with any `co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ class LocalParameters:
         Nothing is applied, and the unchanged version is returned, if they are not all finite.
         """
         present = [gradient for gradient in gradients if gradient is not None]
-        norm = nn.utils.get_total_norm(present, foreach=True)
-        if not torch.isfinite(norm):
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present))))
+        if not isfinite(norm):
             return self.version
         if self._max_gradient_norm is not None and norm > self._max_gradient_norm:
             torch._foreach_mul_(present, self._max_gradient_norm / norm)
