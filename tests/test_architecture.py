@@ -179,10 +179,7 @@ def test_functions_fit_a_screen():
     assert len(LONG_FUNCTIONS) <= LONG_FUNCTIONS_SHARE * len(found)
 
 
-TOO_LONG = pytest.mark.xfail(strict=True, reason="DQN's page is longer than a page: its config alone is a hundred lines")
-
-
-@pytest.mark.parametrize("system", [pytest.param(name, marks=TOO_LONG if name == "dqn" else ()) for name in sorted(SYSTEMS)])
+@pytest.mark.parametrize("system", sorted(SYSTEMS))
 def test_a_system_is_a_page(system):
     assert lines(f"veldt.systems.{system}") <= SYSTEM_LINES
 

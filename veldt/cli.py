@@ -31,7 +31,13 @@ USAGE = """veldt: distributed deep reinforcement learning in PyTorch
 def main() -> None:
     """Runs the command of `sys.argv` and exits. `package.module:callable` is looked for in the current folder too."""
     sys.path.insert(0, os.getcwd())
-    sys.exit(run(sys.argv[1:]))
+    try:
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `veldt check-env ENV | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """All that flows: specs of arrays, rows of experience, unrolls, transitions, batches.
 
-The time convention, which every file of Veldt keeps (DESIGN: "Time"). Experience is *time-major*,
+The time convention, which every file of Veldt keeps. Experience is *time-major*,
 `[T, B, ...]`: T rows of B environment streams. Row t holds
 
     obs[t]       what the agent saw

@@ -66,7 +66,7 @@ class Episodes:
         return np.stack([episode[now - back].obs if now >= back else zeros for back in range(stack - 1, -1, -1)])
 
     def transition(self, row: int, n: int, gamma: float, clip: float | None, stack: int) -> dict[str, Any]:
-        """SYSTEMS 1.3 for the window that starts at `row`."""
+        """The n-step accumulator for the window that starts at `row`."""
         episode, now = self.at(row)
         rest = episode[now:-1] if episode[-1].last else episode[now:]
         rest = rest[:n]

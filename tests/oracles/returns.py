@@ -6,7 +6,7 @@ import numpy as np
 
 
 def n_step_window(reward, discount, ends, gamma, n):
-    """SYSTEMS 1.3, the accumulator as it is printed, for the window that starts at row 0: (R, G, k)."""
+    """The n-step accumulator, step by step, for the window that starts at row 0: (R, G, k)."""
     total, factor, k = 0.0, 1.0, 0
     while True:
         total += factor * reward[k]

@@ -66,9 +66,7 @@ def same(one, other):
 
 def check_the_next_100_samples(table, restored, writers):
     twins = transplanted(writers, restored)
-    ours, theirs = (
-        drive(one, their, 130, np.random.default_rng(7)) for one, their in ((table, writers), (restored, twins))
-    )
+    ours, theirs = (drive(one, their, 130, np.random.default_rng(7)) for one, their in ((table, writers), (restored, twins)))
     assert len(ours) == len(theirs) >= 100
     for one, other in zip(ours[:100], theirs[:100], strict=True):
         same(one, other)
@@ -111,5 +109,8 @@ def test_a_restored_state_is_the_state_that_was_saved():
     restored = table_of("3-step", "proportional", seed=99)
     restored.load_state_dict(copy.deepcopy(table.state_dict()))
     restored.load_replay_state_dict(copy.deepcopy(table.replay_state_dict()))
-    for ours, theirs in ((table.state_dict(), restored.state_dict()), (table.replay_state_dict(), restored.replay_state_dict())):
+    for ours, theirs in (
+        (table.state_dict(), restored.state_dict()),
+        (table.replay_state_dict(), restored.replay_state_dict()),
+    ):
         assert repr(ours) == repr(theirs)

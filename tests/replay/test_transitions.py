@@ -41,9 +41,7 @@ def check_all_items(table, writers, n, clip, stack, capacity):
 @pytest.mark.parametrize("kind", ["small floats", "large bytes"])
 def test_every_live_step_is_an_item_and_reads_as_its_episode_says(n, stack, kind):
     capacity, clip = 37, 1.5 if n % 2 else None
-    table = make_table(
-        Transitions(n, GAMMA, clip), Sweep(), OBSERVATIONS[kind], frame_stack=stack, capacity_steps=capacity
-    )
+    table = make_table(Transitions(n, GAMMA, clip), Sweep(), OBSERVATIONS[kind], frame_stack=stack, capacity_steps=capacity)
     writer = Writer(table, 0, seed=10 * n + stack)
     for turn in range(40):  # 120 rows: the ring, of about 26, wraps several times
         writer.insert(3)
@@ -56,9 +54,7 @@ def test_every_live_step_is_an_item_and_reads_as_its_episode_says(n, stack, kind
     seed=st.integers(0, 10**6), actors=st.integers(1, 3), streams=st.integers(1, 3), n=st.integers(1, 5),
     stack=st.integers(1, 4), kind=st.sampled_from(sorted(OBSERVATIONS)), unroll=st.integers(1, 6), data=st.data(),
 )  # fmt: skip
-def test_actors_that_commit_at_their_own_speeds_do_not_disturb_each_other(
-    seed, actors, streams, n, stack, kind, unroll, data
-):
+def test_actors_that_commit_at_their_own_speeds_do_not_disturb_each_other(seed, actors, streams, n, stack, kind, unroll, data):
     capacity = data.draw(st.integers(actors * streams * (n + unroll), actors * streams * (n + unroll) + 30))
     table = make_table(
         Transitions(n, GAMMA, 1.0), Sweep(), OBSERVATIONS[kind], actors=actors, streams=streams, unroll_steps=unroll,

@@ -14,7 +14,7 @@ from veldt.math.q_learning import bootstrap_value, huber, values_of
 
 @dataclass(frozen=True)
 class QLearning:
-    """One- or n-step Q-learning on transitions (Mnih et al. 2015, equation 2, and its options; SYSTEMS 2).
+    """One- or n-step Q-learning on transitions (Mnih et al. 2015, equation 2, and its options).
 
     target y = R + G * Q-(o', argmax_a Q-(o', a)), or with `double` Q-(o', argmax_a Q(o', a)) (van Hasselt et al. 2016);
     loss = sum or mean over the batch of weight * Huber(y - Q(o, a)), whose gradient in Q is weight * clip(delta, -1, 1).

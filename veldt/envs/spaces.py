@@ -20,7 +20,7 @@ NOTHING: frozenset[str] = frozenset()
 
 
 class BrokenContract(Exception):
-    """What an environment returned is not what it promised; the message says what, in the words of FAULTS."""
+    """What an environment returned is not what it promised; the message says what."""
 
 
 class Leaf(NamedTuple):

@@ -24,7 +24,7 @@ def importance_weights(probabilities: np.ndarray, items: int, beta: float) -> np
     """(N P)^-beta divided by its maximum over this batch: float32 [B], all in (0, 1], one of them exactly 1.
 
     probabilities: float64 [B], the chance of each drawn item among `items` = N stored ones (not the capacity).
-    Source: Schaul et al. 2016, section 3.4; the maximum over the batch is SYSTEMS 1.4.
+    Source: Schaul et al. 2016, section 3.4, with the maximum over the batch instead of the whole replay.
     """
     weights = (items * probabilities) ** -beta
     scaled: np.ndarray = (weights / weights.max()).astype(np.float32)

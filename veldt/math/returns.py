@@ -23,7 +23,7 @@ def fold_n_step(
 
     R: float32 [B] = sum_{j<k} (prod_{i<j} gamma discount_i) r_j;  G: float32 [B] = gamma^k prod_{i<k} discount_i;
     k: int64 [B] = steps used, 1..n. The target is R + G * value(obs k rows later).
-    Source: SYSTEMS 1.3 (Sutton 1988; Mnih et al. 2016, section 4; Horgan et al. 2018, section 3.1).
+    Source: Sutton 1988; Mnih et al. 2016, section 4; Horgan et al. 2018, section 3.1.
     """
     steps, streams = reward.shape
     if steps == 1:
@@ -70,7 +70,7 @@ def n_step_targets(
     y_t = sum_{j<k} gamma^j r_{t+j} + gamma^k prod(discount) values[t+k], k = min(n, steps to row T or to a `last`
     row); on a void row (last[t]) y_t = values[t].
     Gradients do not flow. Source: Kapturowski et al. 2019 (R2D2), section 2.3; the paper is silent on the
-    window's end, where SEED and Acme shrink n (SYSTEMS 7.3).
+    window's end, where SEED and Acme shrink n.
     """
     with torch.no_grad():
         void_value = values[:-1]

@@ -34,7 +34,7 @@ class LSTMCore(nn.Module):
 
         inputs: float32 [T, B, features]; state: before row 0, unless first[0] forgets it; first: bool [T, B].
 
-        The state entering row t is zeroed where first[t], before the row is read (SYSTEMS 1.7). Rows between resets
+        The state entering row t is zeroed where first[t], before the row is read. Rows between resets
         run together, so the cost grows with the number of rows in which any stream starts an episode.
         """
         starts = {row for row, starts_one in enumerate(first.any(dim=1).tolist()) if starts_one}

@@ -7,7 +7,7 @@ and floats are taken as they are. Refuses images smaller than a body's receptive
 Inputs are put in channels_last order, in which torch's CPU convolutions train about a tenth faster; weights stay
 contiguous, because torch's fused Adam silently mixes up elements when the layouts of weight and state differ, as they
 would after loading a checkpoint. Layers keep torch's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for
-weights and biases: DQN's (SYSTEMS 1.2).
+weights and biases: DQN's.
 """
 
 from __future__ import annotations

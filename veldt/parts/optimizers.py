@@ -1,7 +1,7 @@
 """Optimisers as the papers mean them: RMSProp with its epsilon inside or outside the root, and fused Adam.
 
 `torch.optim.RMSprop` computes g / (sqrt(ms) + epsilon) from ms = 0; DQN, A3C and TF1 (IMPALA) compute
-g / sqrt(ms + epsilon), and TF1 starts at ms = 1 (SYSTEMS 1.6, vectors T8). Configs refuse settings out of range
+g / sqrt(ms + epsilon), and TF1 starts at ms = 1. Configs refuse settings out of range
 (`ConfigError`); the learning rate may be changed before any step through `param_groups[i]["lr"]`.
 """
 

@@ -2,7 +2,7 @@
 
 It is the only coupling of the two speeds, so that a learning curve does not depend on how fast the machine is. It never
 blocks: it answers. With D = inserts * samples_per_insert - samples, counted from `start_steps` on, it keeps D within
-`error_buffer` on both sides. (The invariant is Reverb's; SYSTEMS and DESIGN, section 4.)
+`error_buffer` on both sides. The invariant is Reverb's (Cassirer et al. 2021).
 """
 
 from __future__ import annotations

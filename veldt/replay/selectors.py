@@ -19,7 +19,7 @@ from veldt.replay.items import Items
 from veldt.replay.sum_tree import SumTree
 
 PRIORITY_FLOOR = 1e-6
-"""No item becomes unreachable (SYSTEMS 1.4)."""
+"""No item becomes unreachable."""
 
 
 class Selected(NamedTuple):
@@ -85,7 +85,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Proportional:
-    """Items in proportion to priority ** exponent (Schaul et al. 2016; SYSTEMS 1.4).
+    """Items in proportion to priority ** exponent (Schaul et al. 2016).
 
     exponent: alpha >= 0; 0 is uniform.
     importance_exponent: beta in [0, 1] of the weights (N P)^-beta, divided by the largest weight of the batch.

@@ -42,7 +42,7 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class Transitions:
-    """Every step that is not an episode's end, with what followed within `n_steps`, folded by `discount` (SYSTEMS 1.3).
+    """Every step that is not an episode's end, with what followed within `n_steps`, folded by `discount`.
 
     reward_clip: rewards are clipped to [-reward_clip, reward_clip] before they are summed; None leaves them.
     """
@@ -104,6 +104,7 @@ class _Window:
         self.history = frame_stack - 1  # rows before the item that its first stack reaches back to
         self._offsets = np.arange(-self.history, steps + 1)[:, None] * streams.columns
         self._records = streams.empty_records(len(self._offsets), count)
+        self._words = self._records.view(np.int64).reshape(self._records.size, -1)
         self._items = np.arange(count)
         self._back = np.arange(frame_stack - 1, -1, -1)
         self._rooms: dict[tuple[str, int], torch.Tensor] = {}
@@ -122,15 +123,19 @@ class _Window:
         return tree_from_items(spec, found)["obs"]
 
     def _small(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
-        values = self._records[path]
         if self.stack == 1 and isinstance(rows, int):
-            return torch.from_numpy(values[:rows])
+            return torch.from_numpy(self._records[path][:rows])
         at = self.history + self._each(rows)
         if self.stack == 1:
-            return torch.from_numpy(values[at, self._items])
-        stacked = values[at[:, :, None] - self._back, self._items[:, None]]
+            return torch.from_numpy(self._picked(at, self._items)[path])
+        stacked = self._picked(at[:, :, None] - self._back, self._items[:, None])[path]
         stacked[self._missing(at)] = 0
         return torch.from_numpy(stacked)
+
+    def _picked(self, at: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """The records at rows `at` of `items`, copied as whole words."""
+        words = self._words.take(at * self.count + items, axis=0, mode="clip")
+        return words.view(self._records.dtype)[..., 0]
 
     def _large(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
         streams = self.streams

@@ -39,76 +39,52 @@ class DQNConfig:
 
     encoder: str | nn.Module = "auto"
     """Reads observations: auto, mlp, nips, nature, impala, impala_shallow, grid, package.module:callable; or a module."""
-
     hidden: tuple[int, ...] = (512,)
     """Widths of the hidden layers; an image encoder has them after its convolutions."""
-
     dueling: bool = False
     """Separate streams for state value and advantages, each with the last hidden layer of its own."""
-
     double: bool = False
     """Choose the next action with the online network, value it with the target network."""
-
     n_steps: int = 1
     """Rewards summed before bootstrapping."""
-
     discount: float = 0.99
     """Gamma."""
-
     reward_clip: float | None = 1.0
     """Rewards are clipped to plus or minus this before they are learned from; none leaves them."""
-
     replay_steps: int = 1_000_000
     """Steps kept."""
-
     start_steps: int = 50_000
     """Steps of acting before the first update."""
-
     prioritized: bool = False
     """Sample transitions in proportion to their TD error instead of uniformly."""
-
     priority_exponent: float = 0.6
     """Alpha of prioritized replay."""
-
     importance_exponent: float = 0.4
     """Beta of prioritized replay at the start; it grows to 1 over importance_anneal_updates."""
-
     importance_anneal_updates: int = 12_500_000
     """Updates until beta is 1."""
-
     batch_size: int = 32
     """Transitions per update."""
-
     steps_per_update: int = 4
     """Agent steps for each update."""
-
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """rmsprop: centered, with epsilon inside the root. adam: Kingma and Ba 2015."""
-
     learning_rate: float = 2.5e-4
     """Step size of the optimiser."""
-
     optimizer_epsilon: float = 0.01
     """Keeps the optimiser's denominator away from zero."""
-
     clip_error: bool = True
     """Clip TD errors to plus or minus 1 in the gradient (Huber loss) instead of using the square."""
-
     sum_over_batch: bool = True
     """Sum the losses of a batch, as the paper does, instead of averaging them."""
-
     max_gradient_norm: float | None = None
     """Scale gradients down to this global norm; none leaves them."""
-
     target_period_updates: int = 2_500
     """Updates between two copies into the target network (the paper's 10,000 agent steps)."""
-
     epsilon_end: float = 0.1
     """Exploration falls from 1 to this, linearly."""
-
     epsilon_steps: int = 1_000_000
     """Agent steps after start_steps over which it falls."""
-
     environments: int = 1
     """Environments the actor steps together."""
 
