@@ -128,3 +128,16 @@ def test_what_is_waited_for_names_the_counters():
     assert limiter.waiting_for() == "10 of 100 steps before sampling"
     limiter.insert(100)
     assert "waits for samples: inserts 110, samples 0, 2 samples per insert, allowed error ±20" in limiter.waiting_for()
+
+
+def test_both_sides_may_use_the_error_buffer_to_the_last_sample():
+    limiter = Limiter(2.0, 10, 8.0).build(1, 4)
+    inserts = samples = 0
+    limiter.insert(10)
+    while limiter.can_insert():
+        limiter.insert(1)
+        inserts += 1
+    while limiter.can_sample():
+        limiter.sample(4)
+        samples += 1
+    assert (inserts, samples) == (4, 4)

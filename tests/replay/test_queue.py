@@ -110,6 +110,7 @@ def test_commits_that_do_not_fit_unrolls_make_unrolls_all_the_same():
     ("changes", "message"),
     [
         ({"capacity_steps": 12, "batch_size": 5}, "a replay of 12 steps .* use a capacity >= 24"),
+        ({"capacity_steps": 10, "unroll_steps": 3}, "a replay of 10 steps .* use a capacity >= 12"),
         ({"limiter": Limiter(1.0)}, r"use Limiter\(None\) with Fifo"),
         ({"limiter": Limiter(None, 2)}, r"use Limiter\(None\) with Fifo"),
     ],
@@ -117,6 +118,23 @@ def test_commits_that_do_not_fit_unrolls_make_unrolls_all_the_same():
 def test_a_queue_that_must_stall_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         make_table(Unrolls(4), Fifo(), **({"unroll_steps": 4, "batch_size": 2} | changes))
+
+
+def test_a_queue_of_the_least_capacity_that_is_not_refused_never_stalls():
+    for steps, unroll, streams, batch in np.ndindex(4, 4, 2, 3):
+        settings = {"unroll_steps": unroll + 1, "streams": streams + 1, "batch_size": batch + 1}
+        for capacity in range(batch + 1, 10**6):
+            try:
+                table = make_table(Unrolls(steps + 1), Fifo(), capacity_steps=capacity, **settings)
+                break
+            except ConfigError:
+                continue
+        writer = Writer(table, 0, seed=0)
+        for _ in range(12):
+            while table.inlet(0).can_insert():
+                writer.insert(unroll + 1)
+            assert table.can_sample()
+            table.sample()
 
 
 def test_an_unroll_has_at_least_one_step():

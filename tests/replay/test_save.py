@@ -42,7 +42,7 @@ def drive(table, writers, turns, random):
         if table.can_sample():
             batch = table.sample()
             samples.append(copy.deepcopy(batch))
-            table.update(batch.keys, random.random(len(batch)))
+            table.update(batch.keys, 5 * random.random(len(batch)))
     return samples
 
 

@@ -75,6 +75,11 @@ def test_what_cannot_fit_is_refused_with_the_numbers_before_anything_is_allocate
     assert str(error.value) == (
         "replay of 1,000,000 steps needs 7.1 GB (7,080 bytes a step); 2.0 GB are free: at most 254,237 steps fit"
     )
+    monkeypatch.setattr(streams, "available_bytes", lambda: 10 * 7080 - 1)
+    with pytest.raises(ResourceError):
+        Streams(spec, 10, 1, allocate=never)
+    monkeypatch.setattr(streams, "available_bytes", lambda: 10 * 7080)
+    Streams(spec, 10, 1)
     monkeypatch.setattr(streams, "available_bytes", lambda: None)
     Streams(spec, 10, 1)  # a machine that does not say how much it has
 

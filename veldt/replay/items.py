@@ -37,16 +37,20 @@ class Items:
             else:
                 high = middle
         self._tails[actor] = low
-        return self._keys[actor, np.arange(tail, low) % self._capacity]
+        popped: np.ndarray = self._keys[actor, np.arange(tail, low) % self._capacity]
+        return popped
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """The keys at `positions` [K] in [0, len): actor after actor, oldest first."""
+        keys: np.ndarray
         if len(self._heads) == 1:
-            return self._keys[0].take((positions + self._tails[0]) % self._capacity)
+            keys = self._keys[0].take((positions + self._tails[0]) % self._capacity)
+            return keys
         ends = (self._heads - self._tails).cumsum()
         actors = ends.searchsorted(positions, side="right")
         starts = ends - (self._heads - self._tails)
-        return self._keys[actors, (positions - starts[actors] + self._tails[actors]) % self._capacity]
+        keys = self._keys[actors, (positions - starts[actors] + self._tails[actors]) % self._capacity]
+        return keys
 
     def state_dict(self) -> State:
         """The live keys and how many each actor has."""

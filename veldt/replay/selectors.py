@@ -53,9 +53,11 @@ class RunningSelector(Protocol):
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         """New priorities for those of `keys` that are still alive."""
 
-    def state_dict(self) -> State: ...
+    def state_dict(self) -> State:
+        """All that decides what is selected next."""
 
-    def load_state_dict(self, state: State) -> None: ...
+    def load_state_dict(self, state: State) -> None:
+        """Goes on where `state_dict` was taken."""
 
 
 class Selector(Protocol):

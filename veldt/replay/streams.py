@@ -64,16 +64,13 @@ def _layout(spec: dict[str, Tree]) -> tuple[np.dtype[np.void], dict[str, ArraySp
     fields = np.dtype([(path, leaf.dtype, leaf.shape) for path, leaf in small], align=True)
     padded = -(-fields.itemsize // 8) * 8
     assert fields.names is not None
-    record = np.dtype(
-        {
-            "names": list(fields.names),
-            "formats": [fields[name] for name in fields.names],
-            "offsets": [fields.fields[name][1] for name in fields.names],  # type: ignore[index]
-            "itemsize": padded,
-        },
-        align=True,
-    )
-    return record, large
+    layout: Any = {
+        "names": list(fields.names),
+        "formats": [fields[name] for name in fields.names],
+        "offsets": [fields.fields[name][1] for name in fields.names],  # type: ignore[index]
+        "itemsize": padded,
+    }
+    return np.dtype(layout, align=True), large
 
 
 class Streams:

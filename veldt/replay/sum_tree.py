@@ -34,7 +34,8 @@ class SumTree:
         self._beyond = np.empty((0, self._width), bool)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        return self._values[indices]
+        found: np.ndarray = self._values[indices]
+        return found
 
     @property
     def total(self) -> float:

@@ -64,7 +64,7 @@ class Table:
             raise ConfigError(f"batch_size {batch_size} exceeds replay.capacity {capacity_steps}")
         if limiter.start_steps > capacity_steps:
             raise ConfigError(f"start_steps {limiter.start_steps} exceeds replay.capacity {capacity_steps}")
-        queue = isinstance(selector, Fifo)
+        queue = self._queue = isinstance(selector, Fifo)
         if queue and (limiter.samples_per_insert is not None or limiter.start_steps > 1):
             raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
         self._streams_per_actor, self._unroll_steps = streams, unroll_steps
@@ -145,7 +145,7 @@ class Table:
 
     def can_sample(self) -> bool:
         """Whether a batch may be drawn now."""
-        return self.limiter.can_sample() and self._selector.can_select(self._batch_size)
+        return self._selector.can_select(self._batch_size) and (self._queue or self.limiter.can_sample())
 
     def sample(self) -> Batch[Any]:
         """The next `batch_size` items."""
@@ -166,7 +166,7 @@ class Table:
         items, batch = self._selector.available(), self._batch_size
         if actor is not None and self._is_full(actor):
             return f"replay: the queue is full: {items:,} items wait to be sampled, {batch:,} at a time"
-        if actor is None and self.limiter.can_sample() and not self._selector.can_select(batch):
+        if actor is None and (self._queue or self.limiter.can_sample()) and not self._selector.can_select(batch):
             return f"replay: {items:,} items for a batch of {batch:,}; inserts {self.inserted_steps:,}"
         return f"replay: {self.limiter.waiting_for()}"
 

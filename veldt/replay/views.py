@@ -135,7 +135,8 @@ class _Window:
     def _picked(self, at: np.ndarray, items: np.ndarray) -> np.ndarray:
         """The records at rows `at` of `items`, copied as whole words."""
         words = self._words.take(at * self.count + items, axis=0, mode="clip")
-        return words.view(self._records.dtype)[..., 0]
+        records: np.ndarray = words.view(self._records.dtype)[..., 0]
+        return records
 
     def _large(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
         streams = self.streams
