@@ -129,7 +129,7 @@ class _Window:
         if self.stack == 1:
             return torch.from_numpy(self._picked(at, self._items)[path])
         stacked = self._picked(at[:, :, None] - self._back, self._items[:, None])[path]
-        stacked[self._missing(at)] = 0
+        stacked[self._missing(rows)] = 0
         return torch.from_numpy(stacked)
 
     def _picked(self, at: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ class _Window:
             return room
         slots = self._slots[:, None] + (at[:, :, None] - self._back) * streams.columns
         streams.gather_large(path, slots.reshape(-1), room)
-        missing = self._missing(self.history + at)
+        missing = self._missing(rows)
         if missing.any():
             room.numpy()[missing] = 0
         return room
@@ -164,14 +164,16 @@ class _Window:
             self._rooms[path, observed] = torch.from_numpy(room)
         return self._rooms[path, observed]
 
-    def _missing(self, at: np.ndarray) -> np.ndarray:
-        """Which frames [R, K, stack] of the stacks at records `at` [R, K] lie before their episode's start."""
+    def _missing(self, rows: int | np.ndarray) -> np.ndarray:
+        """Which frames [R, K, stack] of the stacks at `rows` lie before their episode's start."""
         first = self._records["first"]
-        missing = np.zeros((*at.shape, self.stack), bool)
+        own = len(first) - self.history
+        missing = np.zeros((own, self.count, self.stack), bool)
+        started = np.zeros((own, self.count), bool)
         for back in range(1, self.stack):
-            started = first[at - (back - 1), self._items]
-            missing[:, :, -1 - back] = missing[:, :, -back] | started
-        return missing
+            started |= first[self.history - back + 1 :][:own]
+            missing[:, :, -1 - back] = started
+        return missing[:rows] if isinstance(rows, int) else missing[rows, self._items]
 
 
 class _TransitionReader:
