@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -270,16 +271,16 @@ def main() -> None:
     parser.add_argument("--items", type=int, help="items of each case; by default 100,000 and 1,000,000")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.1, help="of one turn")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--threads", type=int, help="of torch; by default as in a run: all cores for frames, one for vectors")
     parser.add_argument("--no-peers", action="store_true", help="leave cpprb and torchrl out")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     if arguments.memory:
         memory(arguments.items or 1_000_000)
         return
     for case, items in ITEMS.items():
         if arguments.case in (case, "both"):
+            torch.set_num_threads(arguments.threads or ((os.cpu_count() or 1) if case == "atari" else 1))
             compare(case, arguments.items or items, arguments.rounds, arguments.seconds, not arguments.no_peers)
 
 

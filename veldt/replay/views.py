@@ -107,7 +107,7 @@ class _Window:
         self._words = self._records.view(np.int64).reshape(self._records.size, -1)
         self._items = np.arange(count)
         self._back = np.arange(frame_stack - 1, -1, -1)
-        self._rooms: dict[tuple[str, int], torch.Tensor] = {}
+        self._rooms: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
 
     def load(self, keys: np.ndarray) -> np.ndarray:
         """Gathers the records around `keys` [K]; those of the items' own rows, [steps + 1, K]."""
@@ -139,30 +139,43 @@ class _Window:
         return records
 
     def _large(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
-        streams = self.streams
-        at = self._each(rows)
-        room = self._room(path, len(at))
+        columns = self.streams.columns
         if self.stack == 1:
-            slots = self._slots + at * streams.columns
-            streams.gather_large(path, slots.reshape(-1), room)
+            at = self._each(rows)
+            room = self._room(path, at.shape)
+            self.streams.gather_large(path, (self._slots + at * columns).reshape(-1), room.flatten(0, 1))
             return room
-        slots = self._slots[:, None] + (at[:, :, None] - self._back) * streams.columns
-        streams.gather_large(path, slots.reshape(-1), room)
+        if isinstance(rows, int) and not self._records["first"][self.history + 1 :][: rows - 1].any():
+            return self._overlapping(path, rows)
+        at = self._each(rows)
+        room = self._room(path, (*at.shape, self.stack))
+        slots = self._slots[:, None] + (at[:, :, None] - self._back) * columns
+        self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 2))
         missing = self._missing(rows)
         if missing.any():
             room.numpy()[missing] = 0
         return room
 
+    def _overlapping(self, path: str, rows: int) -> torch.Tensor:
+        """The stacks of `rows` rows among which no episode starts: they share their frames, each gathered once."""
+        room = self._room(path, (self.count, self.history + rows))
+        slots = self._slots[:, None] + np.arange(-self.history, rows) * self.streams.columns
+        self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 1))
+        missing = self._missing(1)[0]
+        if missing.any():
+            room.numpy()[:, : self.stack][missing] = 0
+        frames = list(range(2, room.ndim))
+        return room.unfold(1, self.stack, 1).permute(1, 0, -1, *frames)
+
     def _each(self, rows: int | np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.arange(rows)[:, None], (rows, self.count)) if isinstance(rows, int) else rows
 
-    def _room(self, path: str, observed: int) -> torch.Tensor:
-        if (path, observed) not in self._rooms:
+    def _room(self, path: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Memory for frames, `[*shape, ...]`, the same at every call."""
+        if (path, shape) not in self._rooms:
             source = self.streams.large[path]
-            stack = (self.stack,) if self.stack > 1 else ()
-            room = np.empty((observed, self.count, *stack, *source.shape[1:]), source.dtype)
-            self._rooms[path, observed] = torch.from_numpy(room)
-        return self._rooms[path, observed]
+            self._rooms[path, shape] = torch.from_numpy(np.empty((*shape, *source.shape[1:]), source.dtype))
+        return self._rooms[path, shape]
 
     def _missing(self, rows: int | np.ndarray) -> np.ndarray:
         """Which frames [R, K, stack] of the stacks at `rows` lie before their episode's start."""
