@@ -76,8 +76,8 @@ def learner(case: str, batch: Batch[Transition]) -> Update:
     network = QNetworkConfig("nature", (512,), False) if case == "nature" else QNetworkConfig("mlp", (256, 256), False)
     make_agent = partial(QAgent, env_of(case), network)
     optimizer = AdamConfig(1e-4, beta1=0.9, beta2=0.999, epsilon=1e-8)
-    parameters = LocalParameters(make_agent, optimizer, max_gradient_norm=None, place=Place())
-    objective = QLearning(double=False, clip_error=True, sum_over_batch=False)
+    parameters = LocalParameters(make_agent, optimizer, max_gradient_norm=None, learning_rate=None, place=Place())
+    objective = QLearning(double=False, sum_over_batch=False)
     return Learner(
         make_agent, objective, target_period_updates=10**9, memory=OneBatch(batch), parameters=parameters, place=Place()
     ).step

@@ -278,7 +278,6 @@ PAPER_DQN = {
     "epsilon_end": 0.1,
     "epsilon_steps": 1_000_000,
     "reward_clip": 1.0,
-    "clip_error": True,
     "sum_over_batch": True,
     "max_gradient_norm": None,
     "hidden": (512,),

@@ -209,3 +209,19 @@ def test_the_newest_100_episodes_make_the_training_return(tmp_path: Path) -> Non
     series = read(tmp_path / "run" / "metrics.csv")["train/return"]
     assert series.values[-1] == pytest.approx(result.train_mean)
     assert series.values[-1] > series.values[0]
+
+
+def test_the_step_size_falls_to_nothing_over_the_updates_asked_for() -> None:
+    spec = make_env_spec(corridor)
+    config = DQNConfig(hidden=(8,), start_steps=100, replay_steps=1_000, learning_rate=0.5, learning_rate_updates=40)
+    runtime = InlineRuntime(program(config, spec), seed=0, device="cpu")
+    parameters = runtime.parts["parameters"]
+    rates: dict[int, float] = {}
+
+    def look() -> bool:
+        rates[parameters.version] = parameters.optimizer.param_groups[0]["lr"]
+        return parameters.version < 50
+
+    runtime.run(look)
+    # Update number k is made with the rate of version k - 1.
+    assert [rates[version] for version in (1, 11, 21, 31, 41, 50)] == pytest.approx([0.5, 0.375, 0.25, 0.125, 0.0, 0.0])

@@ -117,7 +117,9 @@ class NotFinite:
 
 def learner(objective: Any) -> tuple[Learner, torch.nn.Module]:
     made = torch.nn.Linear(2, 2)
-    parameters = LocalParameters(lambda: made, AdamConfig(1e-2, 0.9, 0.999, 1e-8), max_gradient_norm=None, place=Place())
+    parameters = LocalParameters(
+        lambda: made, AdamConfig(1e-2, 0.9, 0.999, 1e-8), max_gradient_norm=None, learning_rate=None, place=Place()
+    )
     part = Learner(
         lambda: torch.nn.Linear(2, 2), objective, target_period_updates=None, memory=Scripted(), parameters=parameters,
         place=Place(),

@@ -21,12 +21,10 @@ class QLearning:
     priorities = |delta|, unclipped.
 
     double: choose the next action with the online network.
-    clip_error: Huber (error clipping at 1) instead of the square.
     sum_over_batch: sum the losses, as DQN does, instead of averaging them.
     """
 
     double: bool
-    clip_error: bool
     sum_over_batch: bool
 
     @property
@@ -42,7 +40,7 @@ class QLearning:
             y = step.reward + step.discount * bootstrap_value(target(step.next_obs), next_online)
         taken = values_of(online(step.obs), step.action)
         error = y - taken
-        losses = (huber(error) if self.clip_error else 0.5 * error.square()) * batch.weights
+        losses = huber(error) * batch.weights
         value = losses.sum() if self.sum_over_batch else losses.mean()
         priorities = error.detach().abs()
         return Loss(value, priorities, {"q": taken.detach(), "td_error": priorities})

@@ -15,6 +15,7 @@ from torch import nn
 
 from veldt.core import Parameters, Place, State
 from veldt.data import Weights
+from veldt.math.exploration import LinearSchedule
 
 
 class LocalParameters:
@@ -26,12 +27,14 @@ class LocalParameters:
         optimizer: Any,
         *,
         max_gradient_norm: float | None,
+        learning_rate: LinearSchedule | None,
         place: Place,
     ) -> None:
         """Args:
         make_agent: builds the agent whose initial weights the run starts from.
         optimizer: has `build(parameters) -> torch.optim.Optimizer`.
         max_gradient_norm: gradients are scaled down to this global norm; None leaves them.
+        learning_rate: the optimiser's step size by version; None keeps the one it was built with.
         place: seeds the initial weights.
         """
         torch.manual_seed(int(place.seeds("parameters").generate_state(1)[0]))
@@ -39,7 +42,7 @@ class LocalParameters:
         agent.to(place.device)
         self._parameters = [parameter for _, parameter in agent.named_parameters()]
         self.optimizer: torch.optim.Optimizer = optimizer.build(self._parameters)
-        self._max_gradient_norm = max_gradient_norm
+        self._max_gradient_norm, self._learning_rate = max_gradient_norm, learning_rate
         self.version = 0
         self._tensors = {name: tensor.detach() for name, tensor in (*agent.named_parameters(), *agent.named_buffers())}
 
@@ -60,6 +63,9 @@ class LocalParameters:
             torch._foreach_mul_(present, self._max_gradient_norm / norm)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
+        if self._learning_rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate(self.version)
         self.optimizer.step()
         self.version += 1
         return self.version

@@ -21,7 +21,7 @@ from veldt.agents.objectives import QLearning
 from veldt.agents.q import QAgent, QNetworkConfig, require_discrete
 from veldt.data import EnvSpec
 from veldt.errors import ConfigError, require_at_least, require_between
-from veldt.math.exploration import LinearEpsilon
+from veldt.math.exploration import LinearEpsilon, LinearSchedule
 from veldt.parts.actor import Actor
 from veldt.parts.learner import Learner
 from veldt.parts.optimizers import AdamConfig, RMSPropConfig
@@ -71,10 +71,10 @@ class DQNConfig:
     """rmsprop: centered, with epsilon inside the root. adam: Kingma and Ba 2015."""
     learning_rate: float = 2.5e-4
     """Step size of the optimiser."""
+    learning_rate_updates: int | None = None
+    """Updates over which the step size falls to 0, linearly; none keeps it."""
     optimizer_epsilon: float = 0.01
     """Keeps the optimiser's denominator away from zero."""
-    clip_error: bool = True
-    """Clip TD errors to plus or minus 1 in the gradient (Huber loss) instead of using the square."""
     sum_over_batch: bool = True
     """Sum the losses of a batch, as the paper does, instead of averaging them."""
     max_gradient_norm: float | None = None
@@ -91,6 +91,8 @@ class DQNConfig:
     def __post_init__(self) -> None:
         require_between("discount", self.discount, 0, 1)
         require_between("epsilon_end", self.epsilon_end, 0, 1)
+        if self.learning_rate_updates is not None:
+            require_at_least("learning_rate_updates", self.learning_rate_updates, 1)
         require_at_least("target_period_updates", self.target_period_updates, 1, " update")
         counts = "n_steps", "replay_steps", "start_steps", "batch_size", "steps_per_update", "environments"
         for name in (*counts, "importance_anneal_updates"):
@@ -115,12 +117,13 @@ def agent(c: DQNConfig, env: EnvSpec) -> Callable[[], QAgent]:
 def program(c: DQNConfig, env: EnvSpec) -> Program:
     """The DQN of these settings on this environment."""
     make_agent = agent(c, env)
-    loss = QLearning(double=c.double, clip_error=c.clip_error, sum_over_batch=c.sum_over_batch)
+    loss = QLearning(double=c.double, sum_over_batch=c.sum_over_batch)
     optimizer = (
         AdamConfig(c.learning_rate, beta1=0.9, beta2=0.999, epsilon=c.optimizer_epsilon)
         if c.optimizer == "adam"
         else RMSPropConfig(c.learning_rate, 0.95, c.optimizer_epsilon, True, initial_square=0.0, centered=True)
     )
+    learning_rate = LinearSchedule(c.learning_rate, 0.0, 0, c.learning_rate_updates) if c.learning_rate_updates else None
     anneal_items = c.importance_anneal_updates * c.batch_size
     proportional = Proportional(c.priority_exponent, c.importance_exponent, 1.0, anneal_items)
     replay = Node("replay", partial(
@@ -130,7 +133,8 @@ def program(c: DQNConfig, env: EnvSpec) -> Program:
         selector=proportional if c.prioritized else Uniform(),
         limiter=Limiter(c.batch_size / c.steps_per_update, c.start_steps),
     ))  # fmt: skip
-    parameters = Node("parameters", partial(LocalParameters, make_agent, optimizer, max_gradient_norm=c.max_gradient_norm))
+    parameters = Node("parameters", partial(
+        LocalParameters, make_agent, optimizer, max_gradient_norm=c.max_gradient_norm, learning_rate=learning_rate))  # fmt: skip
     links = {"memory": "replay", "parameters": "parameters"}
     epsilon = LinearEpsilon(1.0, c.epsilon_end, c.start_steps, c.start_steps + c.epsilon_steps)
     actor = Node("actor", partial(
