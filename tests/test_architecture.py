@@ -272,6 +272,7 @@ PAPER_DQN = {
     "discount": 0.99,
     "steps_per_update": 4,
     "learning_rate": 0.00025,
+    "learning_rate_updates": None,
     "optimizer": "rmsprop",
     "optimizer_epsilon": 0.01,
     "target_period_updates": 10_000 // 4,  # the released code counts 10,000 agent steps, 4 of them an update
