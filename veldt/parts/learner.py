@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -91,10 +92,9 @@ class Learner:
     def _update(self, batch: Batch[Any]) -> None:
         self._follower.pull()
         loss = self._objective(self._online, self._target, batch)
-        gradients = torch.autograd.grad(loss.value, self._leaves, allow_unused=True)
-        version = self._parameters.version
-        if self._parameters.push(gradients, self._follower.version) == version:
-            self._skip(float(loss.value.detach()))
+        value, version = float(loss.value.detach()), self._parameters.version
+        if not isfinite(value) or self._push(loss.value) == version:
+            self._skip(value)
             return
         self._bad = 0
         self.updates += 1
@@ -107,6 +107,10 @@ class Learner:
             self._count += 1
             for name, value in (("loss", loss.value.detach()), *loss.metrics.items()):
                 self._sums[name] = self._sums.get(name, 0.0) + float(value.mean())
+
+    def _push(self, loss: torch.Tensor) -> int:
+        gradients = torch.autograd.grad(loss, self._leaves, allow_unused=True)
+        return self._parameters.push(gradients, self._follower.version)
 
     def _on_device(self, batch: Batch[Any]) -> Batch[Any]:
         if self._device == "cpu":

@@ -67,6 +67,8 @@ class LocalParameters:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate(self.version)
         self.optimizer.step()
+        for parameter in self._parameters:
+            parameter.grad = None  # its memory is the next backward pass's, still in the cache
         self.version += 1
         return self.version
 

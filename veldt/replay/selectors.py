@@ -246,6 +246,7 @@ class _Proportional:
         self._set(slots, priorities)
 
     def _set(self, slots: np.ndarray, priorities: np.ndarray) -> None:
+        """Sets priorities that `_check` let pass."""
         if not len(slots):
             return
         self._tree.set(slots, exponentiate(priorities, self._settings.exponent, PRIORITY_FLOOR))
