@@ -105,8 +105,9 @@ class Learner:
             self._copy_target()
         if self.updates % METRICS_PERIOD_UPDATES == 0:
             self._count += 1
-            for name, value in (("loss", loss.value.detach()), *loss.metrics.items()):
-                self._sums[name] = self._sums.get(name, 0.0) + float(value.mean())
+            self._sums["loss"] = self._sums.get("loss", 0.0) + value
+            for name, values in loss.metrics.items():
+                self._sums[name] = self._sums.get(name, 0.0) + float(values.mean())
 
     def _push(self, loss: torch.Tensor) -> int:
         gradients = torch.autograd.grad(loss, self._leaves, allow_unused=True)
