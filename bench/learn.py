@@ -109,7 +109,7 @@ def section(experiment: Experiment) -> str:
     lines = [
         f"## {experiment.system} on {experiment.env}",
         "",
-        f"Goal: {experiment.goal}. Command: `{' '.join(experiment.command(1)[:-4])} --seed SEED`",
+        f"Goal: {experiment.goal}. The first of the runs: `{' '.join(experiment.command(1))}`",
         "",
         f"| seed | steps | wall time | last 100 training episodes | best policy, {EPISODES} fresh episodes | kept at step |",
         "| --- | --- | --- | --- | --- | --- |",
