@@ -145,6 +145,7 @@ class _Session:
             options,
             self._table,
             self._display,
+            frames_per_step=request.env_spec.frames_per_step,
             on_best=self._keep_policy,
             on_checkpoint=self._checkpoint,
         )

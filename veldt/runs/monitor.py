@@ -33,6 +33,7 @@ class Monitor:
         table: MetricsTable,
         display: Display,
         *,
+        frames_per_step: int,
         on_best: Callable[[Evaluation], None],
         on_checkpoint: Callable[[], None],
     ) -> None:
@@ -40,11 +41,13 @@ class Monitor:
         parts: the running parts, by name.
         options: what the user chose.
         table, display: where metrics go.
+        frames_per_step: emulator ticks of one agent step.
         on_best: called with an evaluation that is at least as good as all before.
         on_checkpoint: saves a checkpoint.
         """
         self._parts = parts
         self._options, self._table, self._display = options, table, display
+        self._frames_per_step = frames_per_step
         self._on_best, self._on_checkpoint = on_best, on_checkpoint
         self._memory = parts["replay"]
         self._learner = parts["learner"]
@@ -101,6 +104,7 @@ class Monitor:
             values[TRAIN_RETURN] = sum(self._returns) / len(self._returns)
             values["train/length_steps"] = sum(self._lengths) / len(self._lengths)
         values["episodes"] = self.episodes
+        values["frames"] = steps * self._frames_per_step
         values["skipped_updates"] = self._learner.skipped_updates
         self._table.write(steps, self._learner.updates, self.wall_seconds, values)
 

@@ -25,7 +25,6 @@ class Progress:
     best_mean: float | None
     values: dict[str, float] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
-    waiting: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float | None:
