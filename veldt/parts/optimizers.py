@@ -53,6 +53,7 @@ class RMSProp(Optimizer):
             "centered": centered,
         }
         super().__init__(params, settings)
+        self._scratch: dict[torch.Tensor, torch.Tensor] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters and makes their state."""
@@ -79,21 +80,31 @@ class RMSProp(Optimizer):
 
     def _update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         spreads = [self.state[parameter]["spread"] for parameter in parameters]
+        scratch = [self._scratch_of(parameter) for parameter in parameters]
         decay, epsilon = group["decay"], group["epsilon"]
         deviations, gain = gradients, 1 - decay
         if group["centered"]:
             means = [self.state[parameter]["mean"] for parameter in parameters]
-            deviations, gain = list(torch._foreach_sub(gradients, means)), decay * (1 - decay)
+            torch._foreach_copy_(scratch, gradients)
+            torch._foreach_sub_(scratch, means)
+            deviations, gain = scratch, decay * (1 - decay)
             torch._foreach_add_(means, deviations, alpha=1 - decay)
         torch._foreach_mul_(spreads, decay)
         torch._foreach_addcmul_(spreads, deviations, deviations, gain)
+        torch._foreach_copy_(scratch, spreads)
         if group["epsilon_inside_root"]:
-            root = torch._foreach_add(spreads, epsilon)
-            torch._foreach_sqrt_(root)
+            torch._foreach_add_(scratch, epsilon)
+            torch._foreach_sqrt_(scratch)
         else:
-            root = torch._foreach_sqrt(spreads)
-            torch._foreach_add_(root, epsilon)
-        torch._foreach_addcdiv_(parameters, gradients, root, -group["lr"])
+            torch._foreach_sqrt_(scratch)
+            torch._foreach_add_(scratch, epsilon)
+        torch._foreach_addcdiv_(parameters, gradients, scratch, -group["lr"])
+
+    def _scratch_of(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Memory like `parameter`, kept from step to step: new memory would cost more than the arithmetic."""
+        if parameter not in self._scratch:
+            self._scratch[parameter] = torch.empty_like(parameter, requires_grad=False)
+        return self._scratch[parameter]
 
 
 def _check(learning_rate: float, epsilon: float, **decays: float) -> None:
