@@ -94,8 +94,9 @@ def resume(path: str | Path, **changes: Any) -> Result:
         request = from_dict(saved, {**changes, "out": Path(path)})
         refuse_changes(saved, request.as_dict(), FIXED)
         loaded = Checkpoints(folder.checkpoints_path, request.run.keep_checkpoints).load_latest()
-        if loaded.step >= request.run.steps:
-            raise RunFolderError(f"{path} is finished at step {loaded.step:,}; give --steps above that to go on")
+        finished = int(loaded.parts["monitor"]["finished_steps"])
+        if request.run.steps <= max(finished, loaded.step):
+            raise RunFolderError(f"{path} is finished at step {loaded.step:,}; give --steps above {finished:,} to go on")
         session = _Session(request)
     except BaseException:
         folder.close()

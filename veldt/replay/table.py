@@ -98,6 +98,11 @@ class Table:
         return self.limiter.inserted_steps
 
     @property
+    def insert_steps(self) -> int:
+        """Steps that one commit inserts, at most."""
+        return self.limiter.insert_steps
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the streams."""
         return self.streams.nbytes

@@ -84,7 +84,7 @@ class Monitor:
         if steps >= self._next_log:
             self._log(steps)
         self._read_evaluations()
-        if steps >= self._options.steps:
+        if steps + self._memory.insert_steps > self._options.steps:  # one more unroll could be too much
             self.stop_reason = self.stop_reason or "steps"
         self._round += 1
         if self._round % ROUNDS_PER_LOOK == 0:
@@ -195,6 +195,7 @@ class Monitor:
             "best_mean": self.best_mean,
             "best_step": self.best_step,
             "wall_seconds": self.wall_seconds,
+            "finished_steps": self._options.steps if self.stop_reason == "steps" else 0,
         }
 
     def load_state_dict(self, state: State) -> None:

@@ -13,7 +13,7 @@ class RunOptions:
     """How long a run lasts, where it goes, what is measured and kept."""
 
     steps: int = 50_000_000
-    """Agent steps to train for."""
+    """Agent steps to train for, at most."""
 
     seed: int = 0
     """Root of all random numbers."""
