@@ -94,7 +94,7 @@ def draw(experiment: Experiment) -> None:
         series = read(RUNS / f"{experiment.name}-{seed}" / "metrics.csv")[TRAIN_RETURN]
         axes[0].plot(series.steps, series.values, label=f"seed {seed}", linewidth=1)
         axes[1].plot(np.asarray(series.wall_seconds) / 60, series.values, linewidth=1)
-    axes[0].set(xlabel="agent steps", ylabel="return, mean of the last 100 training episodes")
+    axes[0].set(xlabel="agent steps", ylabel="return, mean of 100 episodes")
     axes[1].set(xlabel="wall time (minutes)")
     axes[0].legend(frameon=False)
     figure.suptitle(f"{experiment.system} on {experiment.env}")
