@@ -7,15 +7,19 @@ stopped ends with 128 plus the signal's number.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from veldt.errors import ConfigError, VeldtError, did_you_mean
+
+if TYPE_CHECKING:
+    from veldt.systems import System
 
 USAGE = """veldt: distributed deep reinforcement learning in PyTorch
 
@@ -64,12 +68,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     from veldt import flags
-    from veldt.systems import SYSTEMS, find
 
-    positional = [argument for argument in arguments[:2] if not argument.startswith("-")]
-    positional = positional if not arguments[:1] or not arguments[0].startswith("-") else []
+    positional = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
     rest = list(arguments[len(positional) :])
-    system = find(positional[0]) if positional else next(iter(SYSTEMS.values()))
+    system = _system(positional, rest)
     for flag in ("-h", "--help", "--help-all"):
         if flag in rest:
             flags.print_help(system, everything=flag == "--help-all")
@@ -85,6 +87,19 @@ def _train(arguments: Sequence[str]) -> int:
 
     values = {**_read_yaml(start.config), **values}
     return _report(train(system.name, positional[1], preset=start.preset, **values))
+
+
+def _system(positional: Sequence[str], rest: Sequence[str]) -> System:
+    """The system named, or that of the run to resume: its flags are the ones that are known."""
+    from veldt.runs.folder import RunFolder
+    from veldt.systems import SYSTEMS, find
+
+    if positional:
+        return find(positional[0])
+    for flag, following in itertools.pairwise((*rest, "")):
+        if flag.partition("=")[0] == "--resume":
+            return find(RunFolder.open(Path(flag.partition("=")[2] or following)).config()["system"])
+    return next(iter(SYSTEMS.values()))
 
 
 def _resume(start: Any, values: dict[str, Any]) -> Any:

@@ -77,9 +77,9 @@ def train(system: str, env: Env, *, preset: str = "auto", **values: Any) -> Resu
         RunError: the run could not go on.
     """
     request = make_request(system, env, preset, values)
-    session = _Session(request)  # whatever the parts refuse is refused before there is a folder
+    stretch = _Stretch(request)  # whatever the parts refuse is refused before there is a folder
     folder = RunFolder.create(request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite)
-    return session.run(folder)
+    return stretch.run(folder)
 
 
 def resume(path: str | Path, **changes: Any) -> Result:
@@ -97,13 +97,13 @@ def resume(path: str | Path, **changes: Any) -> Result:
         finished = int(loaded.parts["monitor"]["finished_steps"])
         if request.run.steps <= max(finished, loaded.step):
             raise RunFolderError(f"{path} is finished at step {loaded.step:,}; give --steps above {finished:,} to go on")
-        session = _Session(request)
+        stretch = _Stretch(request)
     except BaseException:
         folder.close()
         raise
     for warning in loaded.warnings:
         warnings.warn(warning, stacklevel=2)
-    return session.run(folder, loaded)
+    return stretch.run(folder, loaded)
 
 
 def with_evaluator(program: Program, request: Request) -> Program:
@@ -122,7 +122,7 @@ def with_evaluator(program: Program, request: Request) -> Program:
     return program.with_bundle(Bundle("evaluation", (node,)))
 
 
-class _Session:
+class _Stretch:
     """One stretch of a run: from its start or its last checkpoint until it ends or is stopped."""
 
     def __init__(self, request: Request) -> None:

@@ -75,7 +75,7 @@ class Monitor:
 
     @property
     def wall_seconds(self) -> float:
-        """Wall time of all sessions of this run."""
+        """Wall time of this run, without the time between a stop and its resume."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def after_round(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Progress:
     """Counts since the run began, speeds of the last seconds, and what the parts say.
 
-    seconds are wall time over all sessions of the run. return_mean is over the last 100 training episodes.
+    seconds are wall time, without the time between a stop and its resume. return_mean is over the last 100 training episodes.
     shares: fraction of the time that each part of the loop took.
     """
 
