@@ -16,7 +16,7 @@ from veldt.core import State
 from veldt.errors import ConfigError
 from veldt.math.priorities import exponentiate, importance_weights
 from veldt.replay.items import Items
-from veldt.replay.sum_tree import SumTree
+from veldt.replay.sum_tree import SumTree, refuse_unfit
 
 PRIORITY_FLOOR = 1e-6
 """No item becomes unreachable."""
@@ -213,7 +213,7 @@ class _Proportional:
 
     def insert(self, actor: int, keys: np.ndarray, priorities: np.ndarray | None) -> None:
         if priorities is not None:
-            _check(keys, priorities)
+            refuse_unfit(keys, priorities)
         slots = keys % self._slots
         self._key_at[slots] = keys
         self._alive += len(keys)
@@ -238,7 +238,7 @@ class _Proportional:
         return Selected(self._key_at.take(slots), weights)
 
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
-        _check(keys, priorities)
+        refuse_unfit(keys, priorities)
         slots = keys % self._slots
         alive = self._key_at.take(slots) == keys
         if not alive.all():
@@ -246,7 +246,7 @@ class _Proportional:
         self._set(slots, priorities)
 
     def _set(self, slots: np.ndarray, priorities: np.ndarray) -> None:
-        """Sets priorities that `_check` let pass."""
+        """Sets priorities that `refuse_unfit` let pass."""
         if not len(slots):
             return
         self._tree.set(slots, exponentiate(priorities, self._settings.exponent, PRIORITY_FLOOR))
@@ -276,11 +276,3 @@ class _Proportional:
         self._key_at[:] = state["key_at"]
         self._largest = float(state["largest"])
         self._selected, self._alive = int(state["selected"]), int(state["alive"])
-
-
-def _check(keys: np.ndarray, priorities: np.ndarray) -> None:
-    """Refuses priorities that are no priorities; the floor and the exponent would hide some of them."""
-    # min and max are NaN if any priority is, and then compare false.
-    if len(keys) and not (priorities.min() >= 0.0 and priorities.max() < np.inf):
-        bad = int(np.flatnonzero(~(np.isfinite(priorities) & (priorities >= 0)))[0])
-        raise ValueError(f"a priority must be finite and >= 0, got {priorities[bad]} for item {int(keys[bad])}")

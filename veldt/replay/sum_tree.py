@@ -48,10 +48,7 @@ class SumTree:
         Raises:
             ValueError: a value is negative, NaN or infinite.
         """
-        # min and max are NaN if any value is, and then compare false.
-        if len(values) and not (values.min() >= 0.0 and values.max() < np.inf):
-            bad = int(np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[0])
-            raise ValueError(f"a priority must be finite and >= 0, got {values[bad]} for item {int(indices[bad])}")
+        refuse_unfit(indices, values)
         self._values[indices] = values
         rows = indices // self._width
         self._sums[rows] = torch.from_numpy(self._gather(rows)).sum(1).numpy()
@@ -95,3 +92,11 @@ class SumTree:
         """The values and sums of `state_dict`."""
         self._values[:] = state["values"]
         self._sums[:] = state["sums"]
+
+
+def refuse_unfit(items: np.ndarray, values: np.ndarray) -> None:
+    """Raises `ValueError` unless all `values` [K] are finite and >= 0; it names the first of `items` [K] whose value is not."""
+    # min and max are NaN if any value is, and then compare false.
+    if len(values) and not (values.min() >= 0.0 and values.max() < np.inf):
+        bad = int(np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[0])
+        raise ValueError(f"a priority must be finite and >= 0, got {values[bad]} for item {int(items[bad])}")
