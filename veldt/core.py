@@ -6,7 +6,7 @@ Parts never wait: they answer `can_...()`, do one bounded unit of work per `step
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,18 +19,40 @@ State = dict[str, Any]
 """What a part saves: nested dicts (string keys) and lists of numbers, strings, booleans, None, numpy arrays and tensors."""
 
 
+UNROLLS_AHEAD = 2
+"""Unrolls that an actor may be writing, or have written, before the memory hears of the first of them."""
+
+
+class Arena(Protocol):
+    """Memory given out piece by piece, once. A copy in another process, asked for the same pieces in the same order, gives the same memory."""
+
+    def allocate(self, nbytes: int) -> np.ndarray:
+        """uint8 [nbytes], not initialised."""
+
+
+class PrivateArena:
+    """Memory of this process alone. Pages count only once they are written."""
+
+    def allocate(self, nbytes: int) -> np.ndarray:
+        """uint8 [nbytes], not initialised."""
+        return np.empty(nbytes, np.uint8)
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where a replica of a bundle stands in its program, and the root of its random numbers.
+    """Where a replica of a bundle stands in its program, the root of its random numbers, and where its memory comes from.
 
     Seeds form a tree, run -> role -> replica -> environment, so that no two random streams are ever the same and
     adding an actor does not change what the others do.
+
+    arena: makes the arena of one part; memory that other processes are to see comes from there.
     """
 
     replica: int = 0
     replicas: int = 1
     seed: int = 0
     device: str = "cpu"
+    arena: Callable[[], Arena] = PrivateArena
 
     def seeds(self, role: str) -> np.random.SeedSequence:
         """The root of the random numbers of one role of this replica, such as `actor` or `selector`."""
@@ -107,6 +129,9 @@ class Inlet(Protocol):
 
     ring_rows: int
 
+    end: int
+    """Rows committed when the inlet was made. More than 0: an actor that is gone wrote them, and this one follows it."""
+
     def can_insert(self) -> bool:
         """Whether one more unroll may be written now."""
 
@@ -117,8 +142,20 @@ class Inlet(Protocol):
         """What would make it possible, in words and numbers."""
 
 
+class Ring(Protocol):
+    """A way to an actor's rows in a memory, which can be sent to another process."""
+
+    rows: int
+
+    def open(self) -> Mapping[str, Tree]:
+        """The fields, as `Inlet.rows`, in the memory that the ring was made with."""
+
+
 class Memory(Protocol):
     """Experience, to be written by actors and sampled by a learner. Never blocks."""
+
+    inserted_steps: int
+    """Agent steps inserted since the run began."""
 
     def inlet(self, actor: int) -> Inlet:
         """Where actor number `actor` writes."""
@@ -132,10 +169,38 @@ class Memory(Protocol):
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         """New priorities for items sampled before; those evicted in between are passed over."""
 
-    def waiting_for(self) -> str:
-        """What would make it possible, in words and numbers."""
+    def waiting_for(self, actor: int | None = None) -> str:
+        """What would make an insert of `actor`, or with None a sample, possible, in words and numbers."""
 
 
+@runtime_checkable
+class Writable(Protocol):
+    """A memory whose actors may live in other processes: what their ports need of it."""
+
+    inserted_steps: int
+    insert_steps: int
+    """Steps that one commit inserts, at most."""
+
+    most_steps: int | None
+    """Inserts that could make it more steps than so many are refused. Set by whoever knows how long the run is."""
+
+    def ring(self, actor: int) -> Ring:
+        """The way to the rows of `actor`."""
+
+    def end(self, actor: int) -> int:
+        """Rows that `actor` has committed."""
+
+    def can_insert(self, actor: int, own_ahead: int = 0, all_ahead: int = 0) -> bool:
+        """Whether `actor` may write one more unroll, when it writes `own_ahead`, and all actors `all_ahead`, already."""
+
+    def commit(self, actor: int, end: int, priorities: np.ndarray | None) -> None:
+        """See `Inlet.commit`."""
+
+    def waiting_for(self, actor: int | None = None) -> str:
+        """See `Memory.waiting_for`."""
+
+
+@runtime_checkable
 class Parameters(Protocol):
     """The weights everybody works with: published in whole versions, changed by gradients."""
 

@@ -9,6 +9,7 @@
     └── RunError              a started run cannot go on; exit status 1
         ├── Stalled           no part can make progress; quotes what each one waits for
         ├── EnvironmentFailed an environment failed more often than the restart budget allows
+        ├── WorkersLost       all processes of one kind failed more often than the restart budget allows
         └── Diverged          losses or gradients stopped being finite
 
 A message says what was wrong, the value seen, and what would be right. It is written for the user, who
@@ -59,6 +60,10 @@ class Stalled(RunError):
 
 class EnvironmentFailed(RunError):
     """An environment failed more often than its restart budget allows."""
+
+
+class WorkersLost(RunError):
+    """All processes of one kind failed more often than their restart budget allows."""
 
 
 class Diverged(RunError):

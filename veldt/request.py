@@ -47,6 +47,11 @@ class Request:
         return make_env_spec(self.env, options=self.environment)
 
     @property
+    def runtime(self) -> str:
+        """Where the parts run."""
+        return self.run.runtime or self.system.runtime
+
+    @property
     def env_name(self) -> str:
         """The environment as a text that names it again, where there is one."""
         if isinstance(self.env, str):

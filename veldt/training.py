@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
-import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from veldt.core import State
 from veldt.data import tree_leaves
-from veldt.errors import RunFolderError, VeldtError
+from veldt.errors import ConfigError, RunFolderError, VeldtError, WorkersLost
 from veldt.parts.evaluator import Evaluation, Evaluator
 from veldt.program import Bundle, Node, Program
 from veldt.request import FIXED, Env, Request, from_dict, make_request, versions
@@ -32,6 +33,7 @@ from veldt.runs.policy import save_policy
 from veldt.runs.progress import Progress
 from veldt.runs.report import draw_curve
 from veldt.runtime.inline import InlineRuntime
+from veldt.runtime.processes import ProcessRuntime
 
 EVALUATION_ROWS = 64
 """Rows that an evaluation plays between two looks at the rest of the program."""
@@ -122,6 +124,27 @@ def with_evaluator(program: Program, request: Request) -> Program:
     return program.with_bundle(Bundle("evaluation", (node,)))
 
 
+def make_runtime(program: Program, request: Request) -> InlineRuntime | ProcessRuntime:
+    """The runtime that `request` asks for, with the program's parts built.
+
+    Raises:
+        ConfigError: something cannot be sent to another process.
+    """
+    run = request.run
+    if request.runtime == "inline":
+        return InlineRuntime(program, seed=run.seed, device=run.device)
+    try:
+        pickle.dumps(request.env_spec)
+    except Exception as error:
+        raise ConfigError(
+            f"the environment factory cannot be sent to another process ({error}); "
+            f"pass a module-level function or 'package.module:callable', or use --runtime inline"
+        ) from error
+    return ProcessRuntime(
+        program, seed=run.seed, device=run.device, lockstep=run.lockstep, stuck_seconds=run.stuck_seconds
+    )  # fmt: skip
+
+
 class _Stretch:
     """One stretch of a run: from its start or its last checkpoint until it ends or is stopped."""
 
@@ -131,7 +154,7 @@ class _Stretch:
         self._warned_replay = False
         torch.set_num_threads(_threads(request))
         program = with_evaluator(request.system.program(request.config, request.env_spec), request)
-        self._runtime = InlineRuntime(program, seed=request.run.seed, device=request.run.device)
+        self._runtime = make_runtime(program, request)
 
     def run(self, folder: RunFolder, loaded: Loaded | None = None) -> Result:
         """Runs to the end and writes into `folder` what a run leaves behind."""
@@ -151,6 +174,8 @@ class _Stretch:
             on_checkpoint=self._checkpoint,
         )
         try:
+            if isinstance(self._runtime, ProcessRuntime):
+                self._runtime.switchboard.say = self._display.say
             with self._failure_noted(), _warnings_shown(self._display):
                 if loaded is not None:
                     self._table.truncate_after(loaded.step)
@@ -159,21 +184,25 @@ class _Stretch:
                 folder.set_status("running", self._monitor.steps)
                 return self._drive()
         finally:
+            self._runtime.close()
             self._display.close()
             self._table.close()
             folder.close()
 
     def _drive(self) -> Result:
         monitor, runtime = self._monitor, self._runtime
-        with _signals_caught() as caught:
-            runtime.run(lambda: monitor.after_round() and not caught)
+        with _signals_caught(self._stop_at_once) as caught:
+            try:
+                runtime.run(lambda: monitor.after_round() and not caught)
+            except WorkersLost:
+                self._checkpoint()
+                raise
             if caught:
                 monitor.stop_reason = caught[0]
-                self._checkpoint()
             else:
                 monitor.conclude()
-                self._checkpoint()
-        runtime.close()
+            self._checkpoint()
+            runtime.close()
         finished = monitor.stop_reason in ("steps", "return")
         self._folder.set_status("finished" if finished else "interrupted", monitor.steps, best_return=monitor.best_mean)
         progress = monitor.progress()
@@ -191,6 +220,12 @@ class _Stretch:
             self._saved_step,
         )
 
+    def _stop_at_once(self) -> str:
+        """What a second signal does; what to say about it."""
+        killed = self._runtime.kill()
+        saved = "no checkpoint" if self._saved_step is None else f"last checkpoint step {self._saved_step:,}"
+        return f"killed {killed + 1} processes; {saved}"
+
     def _keep_policy(self, evaluation: Evaluation) -> None:
         about = {
             **self._request.as_dict(),
@@ -203,10 +238,14 @@ class _Stretch:
             self._display.say(f"best policy not saved: {skipped.reason}")
 
     def _checkpoint(self) -> None:
+        with self._runtime.snapshot() as state:
+            self._save(state)
+
+    def _save(self, state: State) -> None:
         parts = self._runtime.parts
         states = {
             "weights": parts["parameters"].state_dict()["tensors"],
-            "runtime": self._runtime.state_dict(),
+            "runtime": state,
             "monitor": self._monitor.state_dict(),
         }
         replay = None
@@ -262,7 +301,7 @@ class _Stretch:
 
 
 def _threads(request: Request) -> int:
-    """Threads for torch: as asked for; else all cores for images, one for small observations, where handing over costs more."""
+    """Threads for torch in this process: as asked for; else all cores for images, one for small observations, where handing over costs more."""
     if request.run.threads is not None:
         return request.run.threads
     images = any(leaf.nbytes >= IMAGE_BYTES for leaf in tree_leaves(request.env_spec.seen))
@@ -270,14 +309,13 @@ def _threads(request: Request) -> int:
 
 
 @contextmanager
-def _signals_caught() -> Iterator[list[str]]:
-    """SIGINT and SIGTERM end the loop after its round; a second one ends the process at once."""
+def _signals_caught(stop_at_once: Callable[[], str]) -> Iterator[list[str]]:
+    """SIGINT and SIGTERM end the loop after its round; a second one ends the process at once, after `stop_at_once`."""
     caught: list[str] = []
 
     def note(number: int, frame: object) -> None:
         if caught:
-            sys.stderr.write("stopped at once, without a last checkpoint\n")
-            sys.stderr.flush()
+            os.write(2, f"stopped at once: {stop_at_once()}\n".encode())
             os._exit(128 + number)
         caught.append(signal.Signals(number).name)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.replay.writers import OBSERVATIONS, Writer, make_table
+from tests.replay.writers import OBSERVATIONS, Poisoned, Writer, make_table
 from veldt.core import Place
 from veldt.data import tree_leaves
 from veldt.replay.limiter import Limiter
@@ -28,7 +28,7 @@ def table_of(view, selector, seed=0, stack=2, kind="large bytes"):
     limiter = Limiter(None) if selector == "fifo" else Limiter(4.0, 6)
     return make_table(
         VIEWS[view], SELECTORS[selector], OBSERVATIONS[kind], actors=2, limiter=limiter, frame_stack=stack,
-        capacity_steps=72, batch_size=4, place=Place(seed=seed),
+        capacity_steps=72, batch_size=4, place=Place(seed=seed, arena=Poisoned),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.replay.writers import poisoned
+from tests.replay.writers import Poisoned
 from veldt.core import Acted, Place
 from veldt.data import ActionSpec, ArraySpec, EnvSpec, TimeStep
 from veldt.parts.actor import Actor
@@ -74,7 +74,7 @@ def run(view, selector, stack, shape, streams=3, **limits):
                   ActionSpec("discrete", (), "int64", (9,)), frame_stack=stack)  # fmt: skip
     table = Table(
         env.step_spec(), actors=1, streams=streams, unroll_steps=4, capacity_steps=24 * streams, view=view,
-        selector=selector, limiter=Limiter(None), frame_stack=stack, allocate=poisoned, **limits,
+        selector=selector, limiter=Limiter(None), frame_stack=stack, place=Place(arena=Poisoned), **limits,
     )  # fmt: skip
     agent = Noting()
     actor = Actor(

@@ -6,11 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.replay.writers import OBSERVATIONS, poisoned, step_spec
+from tests.replay.writers import OBSERVATIONS, Poisoned, make_table, step_spec
+from veldt.core import Place, PrivateArena
 from veldt.data import ArraySpec, tree_from_items, tree_items
 from veldt.errors import ResourceError
 from veldt.replay import streams
-from veldt.replay.streams import PACKED_BYTES, Streams, step_bytes
+from veldt.replay.selectors import Uniform
+from veldt.replay.streams import PACKED_BYTES, Streams, StreamsOf, require_memory, step_bytes
+from veldt.replay.views import Transitions
 
 dtypes = st.sampled_from(["bool", "uint8", "int32", "int64", "float32", "float64", "float16", "int8"])
 leaves = st.builds(ArraySpec, st.lists(st.integers(1, 12), max_size=3).map(tuple), dtypes)
@@ -24,7 +27,7 @@ def values_for(leaf: ArraySpec, random: np.random.Generator, *leading: int) -> n
 @given(observation=trees, extra=leaves, rows=st.integers(1, 9), columns=st.integers(1, 4), seed=st.integers(0, 99))
 def test_what_a_writer_puts_into_its_columns_is_what_is_gathered(observation, extra, rows, columns, seed):
     random, spec = np.random.default_rng(seed), step_spec(observation, logits=extra)
-    ring = Streams(spec, rows, columns, allocate=poisoned)
+    ring = Streams(spec, rows, columns, Poisoned())
     written = {path: values_for(leaf, random, rows, columns) for path, leaf in tree_items(spec)}
     for column in range(columns):
         for path, room in tree_items(ring.columns_of(column, column + 1)):
@@ -48,12 +51,13 @@ def test_what_a_writer_puts_into_its_columns_is_what_is_gathered(observation, ex
 def test_the_memory_that_is_computed_is_the_memory_that_is_allocated(observation, rows, columns):
     asked = []
 
-    def counting(nbytes):
-        asked.append(nbytes)
-        return np.empty(nbytes, np.uint8)
+    class Counting:
+        def allocate(self, nbytes):
+            asked.append(nbytes)
+            return np.empty(nbytes, np.uint8)
 
     spec = step_spec(observation)
-    ring = Streams(spec, rows, columns, allocate=counting)
+    ring = Streams(spec, rows, columns, Counting())
     assert sum(asked) == ring.nbytes == rows * columns * step_bytes(spec)
     stored = sum(leaf.nbytes for _, leaf in tree_items(spec))
     assert stored <= step_bytes(spec) < stored + 16 + 8 * len(list(tree_items(spec)))
@@ -66,22 +70,50 @@ def test_a_step_of_atari_takes_little_more_than_its_frame():
 def test_what_cannot_fit_is_refused_with_the_numbers_before_anything_is_allocated(monkeypatch):
     monkeypatch.setattr(streams, "available_bytes", lambda: 2_000_000_000)
 
-    def never(nbytes):
-        raise AssertionError("allocated")
-
     spec = step_spec(ArraySpec((84, 84), "uint8"))
     with pytest.raises(ResourceError) as error:
-        Streams(spec, 1_000_000, 1, allocate=never)
+        require_memory(spec, 1_000_000)
     assert str(error.value) == (
         "replay of 1,000,000 steps needs 7.1 GB (7,080 bytes a step); 2.0 GB are free: at most 254,237 steps fit"
     )
     monkeypatch.setattr(streams, "available_bytes", lambda: 10 * 7080 - 1)
     with pytest.raises(ResourceError):
-        Streams(spec, 10, 1, allocate=never)
+        require_memory(spec, 10)
     monkeypatch.setattr(streams, "available_bytes", lambda: 10 * 7080)
-    Streams(spec, 10, 1)
+    require_memory(spec, 10)
     monkeypatch.setattr(streams, "available_bytes", lambda: None)
-    Streams(spec, 10, 1)  # a machine that does not say how much it has
+    require_memory(spec, 10)  # a machine that does not say how much it has
+
+
+def test_a_table_that_cannot_fit_is_refused_before_anything_is_allocated(monkeypatch):
+    monkeypatch.setattr(streams, "available_bytes", lambda: 1_000)
+
+    class Never:
+        def allocate(self, nbytes):
+            raise AssertionError("allocated")
+
+    with pytest.raises(ResourceError):
+        make_table(Transitions(1, 0.9), Uniform(), place=Place(arena=Never))
+
+
+def test_streams_on_a_copy_of_the_arena_are_the_same_streams():
+    class Kept:
+        def __init__(self, pieces=None):
+            self.pieces, self.given = pieces if pieces is not None else [], 0
+
+        def allocate(self, nbytes):
+            if self.given == len(self.pieces):
+                self.pieces.append(np.zeros(nbytes, np.uint8))
+            self.given += 1
+            return self.pieces[self.given - 1]
+
+    arena = Kept()
+    table = make_table(Transitions(1, 0.9), Uniform(), place=Place(arena=lambda: arena), actors=2)
+    ring = table.ring(1)
+    opened = StreamsOf(ring.spec, ring.rows, ring.columns, ring.start, ring.stop, Kept(arena.pieces)).open()
+    opened["reward"][5, 1] = 7.0
+    assert table.inlet(1).rows["reward"][5, 1] == 7.0
+    assert not table.inlet(0).rows["reward"].any()
 
 
 def test_this_machine_says_how_much_memory_it_has():
@@ -92,7 +124,7 @@ def test_this_machine_says_how_much_memory_it_has():
 @pytest.mark.parametrize("written", [3, 10, 17])
 def test_the_rows_ever_written_are_saved_and_come_back(kind, written):
     spec = step_spec(OBSERVATIONS[kind])
-    ring, other = Streams(spec, 10, 2), Streams(spec, 10, 2, allocate=poisoned)
+    ring, other = Streams(spec, 10, 2, PrivateArena()), Streams(spec, 10, 2, Poisoned())
     random = np.random.default_rng(0)
     for row in range(written):
         for path, room in tree_items(ring.columns_of(0, 2)):
@@ -109,7 +141,7 @@ def test_the_rows_ever_written_are_saved_and_come_back(kind, written):
 def test_the_tree_of_columns_has_the_shape_of_the_spec():
     tree = {"image": ArraySpec((20, 20), "uint8"), "deep": {"x": ArraySpec((), "float32")}}
     spec = step_spec(tree)
-    columns = Streams(spec, 3, 4).columns_of(1, 3)
+    columns = Streams(spec, 3, 4, PrivateArena()).columns_of(1, 3)
     assert [path for path, _ in tree_items(columns)] == [path for path, _ in tree_items(spec)]
     assert tree_from_items(spec, {path: room.shape for path, room in tree_items(columns)})["obs"] == {
         "image": (3, 2, 20, 20), "deep": {"x": (3, 2)},

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.replay.writers import OBSERVATIONS, Sweep, Writer, expected_keys, make_table, source, step_spec
+from tests.replay.writers import OBSERVATIONS, Poisoned, Sweep, Writer, expected_keys, make_table, source, step_spec
+from veldt.core import Place
 from veldt.data import ArraySpec
 from veldt.errors import ConfigError
 from veldt.replay.limiter import Limiter
@@ -305,7 +306,7 @@ def test_a_table_without_poison_reads_the_same():
             step_spec(OBSERVATIONS["large bytes"]), actors=1, streams=2, unroll_steps=3, capacity_steps=30, frame_stack=4,
             view=Transitions(3, GAMMA), selector=Uniform(), limiter=Limiter(None), batch_size=16, **extra,
         )
-        for extra in ({}, {"allocate": lambda nbytes: np.full(nbytes, 0xFF, np.uint8)})
+        for extra in ({}, {"place": Place(arena=Poisoned)})
     ]  # fmt: skip
     for turn in range(15):
         for table in tables:

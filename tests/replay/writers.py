@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.oracles.replay import Episodes, Row
-from veldt.core import State
+from veldt.core import Place, State
 from veldt.data import ArraySpec, tree_items
 from veldt.replay.limiter import Limiter
 from veldt.replay.selectors import Selected
@@ -29,9 +29,11 @@ def step_spec(observation, **extras) -> dict:
     }  # fmt: skip
 
 
-def poisoned(nbytes: int) -> np.ndarray:
-    """Memory that holds NaN, -1, 255 and booleans that are neither."""
-    return np.full(nbytes, 0xFF, np.uint8)
+class Poisoned:
+    """An arena whose memory holds NaN, -1, 255 and booleans that are neither."""
+
+    def allocate(self, nbytes: int) -> np.ndarray:
+        return np.full(nbytes, 0xFF, np.uint8)
 
 
 class Sweep:
@@ -74,7 +76,7 @@ class _Sweep:
 def make_table(view, selector, observation=OBSERVATIONS["small floats"], **changes) -> Table:
     settings = {
         "actors": 1, "streams": 2, "unroll_steps": 3, "capacity_steps": 40, "limiter": Limiter(None),
-        "batch_size": 8, "frame_stack": 1, "allocate": poisoned,
+        "batch_size": 8, "frame_stack": 1, "place": Place(arena=Poisoned),
     } | changes  # fmt: skip
     return Table(step_spec(observation), view=view, selector=selector, **settings)
 

@@ -55,13 +55,22 @@ class Actor:
         self._count, self._replicas = streams * place.replicas, place.replicas
         self._unroll_steps = unroll_steps
         self._stack = FrameStack(env, streams)
-        self._row = 0
+        self._row = self._inlet.end
         self.steps = 0
         self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None
         self._fields = {name: tree_leaves(value) for name, value in self._inlet.rows.items()}
         self._state = self._agent.initial_state(streams)
-        self._observe(self._env.reset())
+        step = self._env.reset()
+        if self._row == 0:
+            self._observe(step)
+        else:
+            self._begin_behind(step)
+
+    def _begin_behind(self, step: TimeStep) -> None:
+        """Episodes that begin out of turn, at `step`: the row under way keeps its observation and becomes the last of its own."""
+        self._restart = step
+        self._seen = self._stack.recall(self._inlet.rows, self._row)
 
     def _observe(self, step: TimeStep) -> None:
         """Writes the observation and flags of the row to act at next."""
@@ -145,9 +154,7 @@ class Actor:
         self._random.bit_generator.state = state["random"]
         step = self._env.load_state_dict(state["env"])
         if state["env"] is None or state["restart"]:
-            # The row under way keeps its observation and becomes its episode's last; the new episode starts behind it.
-            self._restart = step
-            self._seen = self._stack.see(step)
+            self._begin_behind(step)
         else:
             self._observe(step)
             self._seen = self._stack.load(state["stack"], step)

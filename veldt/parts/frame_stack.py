@@ -5,9 +5,11 @@ The same rule rebuilds stacks from replay (`veldt.replay.views`); a test holds t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from veldt.data import EnvSpec, TimeStep, Tree
+from veldt.data import EnvSpec, TimeStep, Tree, tree_map
 
 
 class FrameStack:
@@ -26,6 +28,18 @@ class FrameStack:
         frames[:, :-1] = frames[:, 1:]
         frames[:, -1] = step.obs
         return frames
+
+    def recall(self, rows: Mapping[str, Tree], row: int) -> Tree:
+        """What the agent saw at absolute row `row` of a ring of `rows` (`core.Inlet.rows`), frames and all."""
+        ring = len(rows["first"])
+        if self._frames is None:
+            return tree_map(lambda leaf: leaf[row % ring].copy(), rows["obs"])
+        self._frames[:] = 0
+        for back in range(self._frames.shape[1] - 1, -1, -1):
+            at = (row - back) % ring
+            blank = np.zeros(len(rows["first"][at]))
+            self.see(TimeStep(rows["obs"][at], rows["first"][at], rows["last"][at], blank, blank))
+        return self._frames
 
     def state_dict(self) -> np.ndarray | None:
         """The stacked frames."""

@@ -65,11 +65,11 @@ class RunningLimiter:
         allowed = (self.inserted_steps - self._starts_at) * self.samples_per_insert
         return allowed - (self.sampled_items - self._sampled_before)
 
-    def can_insert(self) -> bool:
-        """Whether `insert_steps` more steps are welcome."""
+    def can_insert(self, times: int = 1) -> bool:
+        """Whether `times` inserts of `insert_steps` more steps are welcome."""
         if self.samples_per_insert is None or self.inserted_steps < self._starts_at:
             return True
-        return self.drift_samples + self.insert_steps * self.samples_per_insert <= self.error_buffer
+        return self.drift_samples + times * self.insert_steps * self.samples_per_insert <= self.error_buffer
 
     def can_sample(self) -> bool:
         """Whether `sample_items` more samples are allowed."""

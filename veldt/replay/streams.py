@@ -12,26 +12,18 @@ What a row means is the business of `veldt.data`; which rows may be read, of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from veldt.core import State
+from veldt.core import Arena, State
 from veldt.data import ArraySpec, Tree, tree_from_items, tree_items
 from veldt.errors import ResourceError
 
 PACKED_BYTES = 256
 """A leaf of at most so many bytes is packed into the step's record."""
-
-Allocate = Callable[[int], np.ndarray]
-"""Gives a uint8 array of so many bytes, which need not be initialised."""
-
-
-def private_memory(nbytes: int) -> np.ndarray:
-    """Memory of this process. Pages count only once they are written."""
-    return np.empty(nbytes, np.uint8)
 
 
 def step_bytes(spec: dict[str, Tree]) -> int:
@@ -50,6 +42,17 @@ def available_bytes() -> int | None:
     except OSError:
         pass
     return None
+
+
+def require_memory(spec: dict[str, Tree], steps: int) -> None:
+    """Raises `ResourceError`, with the numbers, if this machine has less memory than streams of `steps` steps need."""
+    needed, free = steps * step_bytes(spec), available_bytes()
+    if free is not None and needed > free:
+        raise ResourceError(
+            f"replay of {steps:,} steps needs {needed / 1e9:.1f} GB "
+            f"({step_bytes(spec):,} bytes a step); {free / 1e9:.1f} GB are free: "
+            f"at most {int(0.9 * free / step_bytes(spec)):,} steps fit"
+        )
 
 
 def _layout(spec: dict[str, Tree]) -> tuple[np.dtype[np.void], dict[str, ArraySpec]]:
@@ -73,37 +76,43 @@ def _layout(spec: dict[str, Tree]) -> tuple[np.dtype[np.void], dict[str, ArraySp
     return np.dtype(layout, align=True), large
 
 
+@dataclass(frozen=True)
+class StreamsOf:
+    """A way to columns [start, stop) of streams, which can be sent to another process: a `core.Ring`."""
+
+    spec: dict[str, Tree]
+    rows: int
+    columns: int
+    start: int
+    stop: int
+    arena: Arena
+
+    def open(self) -> dict[str, Tree]:
+        """The fields of the columns, in the memory of the arena."""
+        return Streams(self.spec, self.rows, self.columns, self.arena).columns_of(self.start, self.stop)
+
+
 class Streams:
     """A ring of `rows` rows of `columns` streams of steps as `spec` describes them."""
 
-    def __init__(self, spec: dict[str, Tree], rows: int, columns: int, *, allocate: Allocate = private_memory) -> None:
+    def __init__(self, spec: dict[str, Tree], rows: int, columns: int, arena: Arena) -> None:
         """Args:
         spec: what one step holds, a tree of `ArraySpec` by field name (`EnvSpec.step_spec`).
         rows: steps of each stream that the ring holds.
         columns: how many streams there are.
-        allocate: gives the memory.
-
-        Raises:
-            ResourceError: the machine has less memory than the ring needs.
+        arena: gives the memory; streams of the same shape on a copy of the arena are the same streams.
         """
         self.spec, self.rows, self.columns = spec, rows, columns
         self.slots = rows * columns
         record, large = _layout(spec)
         self.nbytes = self.slots * step_bytes(spec)
-        free = available_bytes()
-        if free is not None and self.nbytes > free:
-            raise ResourceError(
-                f"replay of {self.slots:,} steps needs {self.nbytes / 1e9:.1f} GB "
-                f"({step_bytes(spec):,} bytes a step); {free / 1e9:.1f} GB are free: "
-                f"at most {int(0.9 * free / step_bytes(spec)):,} steps fit"
-            )
-        self.records: np.ndarray = allocate(self.slots * record.itemsize).view(record)
+        self.records: np.ndarray = arena.allocate(self.slots * record.itemsize).view(record)
         # Gathered as whole words: the same bytes, at several times the speed of a structured copy.
         self._record_words = self.records.view(np.int64).reshape(self.slots, -1)
         self.large: dict[str, np.ndarray] = {}
         self._large_tensors: dict[str, torch.Tensor] = {}
         for path, leaf in large.items():
-            array = allocate(self.slots * leaf.nbytes).view(leaf.dtype).reshape(self.slots, *leaf.shape)
+            array = arena.allocate(self.slots * leaf.nbytes).view(leaf.dtype).reshape(self.slots, *leaf.shape)
             self.large[path] = array
             self._large_tensors[path] = torch.from_numpy(array.reshape(self.slots, -1))
 

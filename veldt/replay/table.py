@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from veldt.core import Place, State
+from veldt.core import UNROLLS_AHEAD, Place, State
 from veldt.data import Batch, Tree, tree_leaves
 from veldt.errors import ConfigError
 from veldt.replay.items import Items
 from veldt.replay.limiter import Limiter
 from veldt.replay.selectors import Fifo, Selector
-from veldt.replay.streams import Allocate, Streams, private_memory
+from veldt.replay.streams import Streams, StreamsOf, require_memory
 from veldt.replay.views import View
 
 
@@ -46,7 +46,6 @@ class Table:
         batch_size: int,
         frame_stack: int = 1,
         place: Place | None = None,
-        allocate: Allocate = private_memory,
     ) -> None:
         """Args:
         spec: what one step holds (`EnvSpec.step_spec`).
@@ -54,7 +53,7 @@ class Table:
         unroll_steps: rows that an actor writes between two commits, at most.
         capacity_steps: steps kept, over all streams.
         frame_stack: frames an agent sees at once; 1 where observations are stored as they are seen.
-        place: seeds the selector.
+        place: seeds the selector, and gives the memory.
 
         Raises:
             ConfigError: settings that contradict each other or must deadlock.
@@ -76,18 +75,21 @@ class Table:
                 f"items of {view.window_steps} steps in batches of {batch_size}, written {unroll_steps} rows at a time, "
                 f"need {rows_needed}: use a capacity >= {rows_needed * actors * streams}"
             )
-        # Beside the rows that items may start at: frames before the oldest, and what an actor writes ahead of its commit.
-        self.rows = self._kept_rows + (frame_stack - 1) + unroll_steps + 1
-        self.streams = Streams(spec, self.rows, actors * streams, allocate=allocate)
+        # Beside the rows that items may start at: frames before the oldest, and what an actor writes ahead of its commits.
+        self.rows = self._kept_rows + (frame_stack - 1) + UNROLLS_AHEAD * unroll_steps + 1
+        require_memory(spec, self.rows * actors * streams)
+        place = place or Place()
+        self._arena = place.arena()
+        self.streams = Streams(spec, self.rows, actors * streams, self._arena)
         self._fields = self.streams.columns_of(0, actors * streams)
         self.limiter = limiter.build(unroll_steps * streams, batch_size)
         self._items = Items(actors, self._kept_rows * streams)
-        place = place or Place()
         self._selector = selector.build(self._items, self.streams.slots, place.seeds("selector"))
         self._view, self._reader = view, view.reader(self.streams, frame_stack, batch_size)
         self._batch_size = batch_size
         self._ends = np.zeros(actors, np.int64)
         self._ripe = np.zeros(actors, np.int64)
+        self.most_steps: int | None = None
 
     def __len__(self) -> int:
         return self._selector.available()
@@ -111,14 +113,27 @@ class Table:
         """Where actor number `actor` writes."""
         return TableInlet(self, actor)
 
-    def can_insert(self, actor: int) -> bool:
-        """Whether `actor` may write `unroll_steps` more rows."""
-        return not self._is_full(actor) and self.limiter.can_insert()
+    def ring(self, actor: int) -> StreamsOf:
+        """The way to the rows of `actor` for another process."""
+        first, columns = actor * self._streams_per_actor, self.streams.columns
+        return StreamsOf(self.streams.spec, self.rows, columns, first, first + self._streams_per_actor, self._arena)
 
-    def _is_full(self, actor: int) -> bool:
-        """Whether the next unroll of `actor` would overwrite an item that waits in a queue."""
+    def end(self, actor: int) -> int:
+        """Rows that `actor` has committed."""
+        return int(self._ends[actor])
+
+    def can_insert(self, actor: int, own_ahead: int = 0, all_ahead: int = 0) -> bool:
+        """Whether `actor` may write `unroll_steps` more rows, when it writes `own_ahead` unrolls, and all actors `all_ahead`, already."""
+        if own_ahead >= UNROLLS_AHEAD or self._is_full(actor, own_ahead):
+            return False
+        after = self.inserted_steps + (1 + all_ahead) * self.insert_steps
+        return (self.most_steps is None or after <= self.most_steps) and self.limiter.can_insert(1 + all_ahead)
+
+    def _is_full(self, actor: int, ahead: int = 0) -> bool:
+        """Whether one more unroll of `actor`, beside `ahead` under way, would overwrite an item that waits in a queue."""
         held = self._selector.holds(actor)
-        return held is not None and held // self.streams.columns < self._ends[actor] + self._unroll_steps - self._kept_rows
+        end = self._ends[actor] + (1 + ahead) * self._unroll_steps
+        return held is not None and held // self.streams.columns < end - self._kept_rows
 
     def commit(self, actor: int, end: int, priorities: np.ndarray | None = None) -> None:
         """Rows of `actor` before `end` are whole, and row `end` holds obs, first and last.
@@ -169,6 +184,8 @@ class Table:
     def waiting_for(self, actor: int | None = None) -> str:
         """Why an insert of `actor`, or with None a sample, is refused now."""
         items, batch = self._selector.available(), self._batch_size
+        if actor is not None and self.most_steps is not None and self.inserted_steps + self.insert_steps > self.most_steps:
+            return f"replay: {self.inserted_steps:,} of {self.most_steps:,} steps are done: another unroll could be too much"
         if actor is not None and self._is_full(actor):
             return f"replay: the queue is full: {items:,} items wait to be sampled, {batch:,} at a time"
         if actor is None and (self._queue or self.limiter.can_sample()) and not self._selector.can_select(batch):
@@ -231,7 +248,7 @@ class TableInlet:
     def __init__(self, table: Table, actor: int) -> None:
         first = actor * table._streams_per_actor
         self.rows = table.streams.columns_of(first, first + table._streams_per_actor)
-        self.ring_rows = table.rows
+        self.ring_rows, self.end = table.rows, table.end(actor)
         self._table, self._actor = table, actor
 
     def can_insert(self) -> bool:

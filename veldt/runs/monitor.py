@@ -50,6 +50,7 @@ class Monitor:
         self._frames_per_step = frames_per_step
         self._on_best, self._on_checkpoint = on_best, on_checkpoint
         self._memory = parts["replay"]
+        self._memory.most_steps = options.steps
         self._learner = parts["learner"]
         self._evaluator = parts["evaluator"]
         self._actors = [part for part in parts.values() if hasattr(part, "pop_episodes")]

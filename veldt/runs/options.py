@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from veldt.errors import ConfigError, require_at_least, require_between
 
@@ -26,6 +27,15 @@ class RunOptions:
 
     minutes: float | None = None
     """Stop after so much wall time."""
+
+    runtime: Literal["inline", "processes"] | None = None
+    """Where the parts run: inline, all in this process; processes, actors and evaluator beside it. By default the system's own."""
+
+    lockstep: bool = False
+    """With processes: actors and learner take turns as they do inline. Slower, and repeatable bit for bit."""
+
+    stuck_seconds: float = 60.0
+    """With processes: one that makes no progress for so long, although it could, is killed and replaced."""
 
     device: str = "cpu"
     """Where the learner computes: cpu, cuda, cuda:1, ..."""
@@ -66,6 +76,8 @@ class RunOptions:
         for name in ("eval_every_steps", "log_every_steps", "threads"):
             if getattr(self, name) is not None:
                 require_at_least(name, getattr(self, name), 1)
+        if not self.stuck_seconds > 0:
+            raise ConfigError(f"stuck_seconds must be > 0, got {self.stuck_seconds:g}")
         require_at_least("checkpoint_minutes", self.checkpoint_minutes, 0)
         if self.minutes is not None:
             require_at_least("minutes", self.minutes, 0)

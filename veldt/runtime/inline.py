@@ -6,14 +6,15 @@ an error. Links are the objects themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from veldt.core import Place, Saved, State, Worker
+from veldt.core import PrivateArena, Saved, State, Worker
 from veldt.program import Program
 from veldt.runtime import scheduler
+from veldt.runtime.building import build, labelled
 
 
 class InlineRuntime:
@@ -27,28 +28,12 @@ class InlineRuntime:
         seed: root of all random numbers of the run.
         device: where agents compute, as torch names it.
         """
-        self.parts: dict[str, Any] = {}
         torch.manual_seed(seed)
-        for node in program.build_order():
-            bundle = program.bundle_of(node.name)
-            for replica in range(bundle.replicas):
-                links = {port: self._linked(program, node.name, target, replica) for port, target in node.links.items()}
-                place = Place(replica, bundle.replicas, seed, device)
-                self.parts[_label(node.name, replica, bundle.replicas)] = node.make(place=place, **links)
+        self.parts = build(program, program.bundles, seed=seed, device=device, arena=PrivateArena)
         declared = [
-            _label(node.name, replica, bundle.replicas)
-            for bundle in program.bundles
-            for replica in range(bundle.replicas)
-            for node in bundle.nodes
+            name for bundle in program.bundles for replica in range(bundle.replicas) for name in labelled(bundle, replica)
         ]
         self.workers = {name: self.parts[name] for name in declared if isinstance(self.parts[name], Worker)}
-
-    def _linked(self, program: Program, name: str, target: str, replica: int) -> Any:
-        """What stands behind a link: the neighbour in the same replica, the only one, or all of them."""
-        home = program.bundle_of(target)
-        if home is program.bundle_of(name) or home.replicas == 1:
-            return self.parts[_label(target, replica if home.replicas > 1 else 0, home.replicas)]
-        return [self.parts[_label(target, other, home.replicas)] for other in range(home.replicas)]
 
     def run(self, after_round: Callable[[], bool]) -> None:
         """Drives all parts until `after_round`, called after each round, returns False.
@@ -58,24 +43,25 @@ class InlineRuntime:
         """
         scheduler.run(self.workers, after_round, scheduler.stalled)
 
-    def state_dict(self) -> State:
-        """The state of every part that has one, and of torch's random numbers."""
+    @contextmanager
+    def snapshot(self) -> Iterator[State]:
+        """The state of every part that has one, and of torch's random numbers; it stays true until the block ends."""
         states = {name: part.state_dict() for name, part in self.parts.items() if isinstance(part, Saved)}
-        return {**states, "torch_random": torch.get_rng_state()}
+        yield {**states, "torch_random": torch.get_rng_state()}
 
     def load_state_dict(self, state: State) -> None:
-        """Goes on where `state_dict` was taken."""
+        """Goes on where `snapshot` was taken."""
         for name, part in self.parts.items():
             if isinstance(part, Saved):
                 part.load_state_dict(state[name])
         torch.set_rng_state(state["torch_random"])
+
+    def kill(self) -> int:
+        """There are no other processes: 0."""
+        return 0
 
     def close(self) -> None:
         """Closes what holds resources."""
         for part in self.parts.values():
             if hasattr(part, "close"):
                 part.close()
-
-
-def _label(name: str, replica: int, replicas: int) -> str:
-    return name if replicas == 1 else f"{name} {replica}"

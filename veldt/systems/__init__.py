@@ -16,13 +16,14 @@ from veldt.systems.presets import PRESETS, Preset
 
 @dataclass(frozen=True)
 class System:
-    """A system: its settings, its program, and the agent whose policy it trains."""
+    """A system: its settings, its program, the agent whose policy it trains, and the runtime it is meant for."""
 
     name: str
     config: type[Any]
     program: Callable[[Any, EnvSpec], Program]
     agent: Callable[[Any, EnvSpec], Callable[[], Any]]
     presets: Mapping[str, Preset]
+    runtime: str
 
     def preset(self, name: str, env: str) -> tuple[str, dict[str, Any]]:
         """The name and settings of preset `name`; `auto` takes the one made for environments like `env`, else `paper`.
@@ -40,7 +41,7 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {
-    "dqn": System("dqn", dqn.DQNConfig, dqn.program, dqn.agent, PRESETS["dqn"]),
+    "dqn": System("dqn", dqn.DQNConfig, dqn.program, dqn.agent, PRESETS["dqn"], "inline"),
 }
 
 

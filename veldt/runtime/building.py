@@ -1,0 +1,43 @@
+"""Building the parts of bundles in one process: names of replicas, and what stands behind each link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from veldt.core import Arena, Place
+from veldt.program import Bundle, Program
+
+
+def label(name: str, replica: int, replicas: int) -> str:
+    """The name of one replica of a node or bundle: `actor 3`, or just `learner` if it is the only one."""
+    return name if replicas == 1 else f"{name} {replica}"
+
+
+def labelled(bundle: Bundle, replica: int) -> list[str]:
+    """The labels of one replica's nodes, in declared order."""
+    return [label(node.name, replica, bundle.replicas) for node in bundle.nodes]
+
+
+def build(program: Program, bundles: Sequence[Bundle], *, seed: int, device: str, arena: Callable[[], Arena]) -> dict[str, Any]:
+    """All parts of `bundles`, by label, each built after those it is linked to.
+
+    A link leads to the neighbour in the same replica, to the only one there is, or to all of them.
+    """
+    parts: dict[str, Any] = {}
+
+    def behind(bundle: Bundle, target: str, replica: int) -> Any:
+        home = program.bundle_of(target)
+        if home is bundle or home.replicas == 1:
+            return parts[label(target, replica, home.replicas)]
+        return [parts[label(target, other, home.replicas)] for other in range(home.replicas)]
+
+    for node in program.build_order():
+        bundle = program.bundle_of(node.name)
+        if bundle not in bundles:
+            continue
+        for replica in range(bundle.replicas):
+            links = {port: behind(bundle, target, replica) for port, target in node.links.items()}
+            place = Place(replica, bundle.replicas, seed, device, arena)
+            parts[label(node.name, replica, bundle.replicas)] = node.make(place=place, **links)
+    return parts

@@ -1,0 +1,193 @@
+"""Memory that processes share: anonymous, so that nothing of it is left wherever and however they end.
+
+On Linux it is a `memfd`, which no file system names and which the size of /dev/shm does not limit; elsewhere a file that is
+unlinked at once. It goes to a new process by its descriptor, while that process is being started.
+
+`Board` is a row of counters that one process writes and others read; `Publication` is the weights, copied and then flipped:
+a reader gets one whole version, or the one before, and never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from multiprocessing import reduction
+from typing import Any
+
+import numpy as np
+import torch
+
+from veldt.data import Weights
+from veldt.errors import ResourceError
+
+ALIGNMENT = 64
+"""Bytes: pieces start at cache lines."""
+
+_TRIES = 1000
+
+
+def _anonymous_file(nbytes: int) -> int:
+    """The descriptor of `nbytes` of zeros that have no name."""
+    try:
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("veldt", os.MFD_CLOEXEC)
+        else:
+            descriptor, path = tempfile.mkstemp(prefix="veldt-")
+            os.unlink(path)
+        os.ftruncate(descriptor, nbytes)
+    except OSError as error:
+        raise ResourceError(f"cannot share {nbytes / 1e6:,.1f} MB of memory between processes: {error.strerror}") from error
+    return descriptor
+
+
+class SharedArena:
+    """A `core.Arena` whose pieces other processes see: those that it was sent to while they were being started."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[int, int]] = []
+        self._given = 0
+
+    def allocate(self, nbytes: int) -> np.ndarray:
+        """uint8 [nbytes]; in a process that the arena was sent to, the next of the pieces it had then."""
+        if self._given == len(self._files):
+            self._files.append((_anonymous_file(nbytes), nbytes))
+        descriptor, size = self._files[self._given]
+        assert size == nbytes, "a copy of an arena must be asked for the same pieces in the same order"
+        self._given += 1
+        return np.frombuffer(mmap.mmap(descriptor, max(nbytes, 1)), np.uint8, nbytes)
+
+    def close(self) -> None:
+        """Gives the descriptors back; arrays that were allocated stay."""
+        for descriptor, _ in self._files:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._files = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"files": [(reduction.DupFd(descriptor), nbytes) for descriptor, nbytes in self._files]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._files = [(duplicate.detach(), nbytes) for duplicate, nbytes in state["files"]]
+        self._given = 0
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Board:
+    """Named int64 counters, [len(names)], and as many more as workers have heartbeats. One writer for each counter."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._arena = SharedArena()
+        self._open()
+
+    def _open(self) -> None:
+        self.values = self._arena.allocate(8 * len(self.names)).view(np.int64)
+        self._places = {name: place for place, name in enumerate(self.names)}
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.values[self._places[name]])
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self.values[self._places[name]] = value
+
+    def close(self) -> None:
+        """Gives the memory's descriptor back."""
+        self._arena.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"names": self.names, "arena": self._arena}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.names, self._arena = state["names"], state["arena"]
+        self._open()
+
+
+class Publication:
+    """One version of the weights at a time, in two buffers: written beside the one that is read, then flipped.
+
+    The stamp of a buffer is its version, and -1 while it is being written. A reader copies, and looks at the stamp again:
+    it was overtaken by two whole publications if that changed, and copies anew. A writer that died while it wrote left the
+    other buffer whole.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        self._arena = SharedArena()
+        self._open()
+        self._header[:] = (0, -1, -1)
+
+    def _open(self) -> None:
+        self._header = self._arena.allocate(24).view(np.int64)  # which buffer is newest, and the stamps of both
+        sizes = {name: _nbytes(shape, dtype) for name, (shape, dtype) in self._layout.items()}
+        total = sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes.values())
+        self._buffers: list[dict[str, torch.Tensor]] = []
+        for _ in range(2):
+            memory, start = torch.from_numpy(self._arena.allocate(total)), 0
+            tensors = {}
+            for name, (shape, dtype) in self._layout.items():
+                tensors[name] = memory[start : start + sizes[name]].view(dtype).reshape(shape)
+                start += -(-sizes[name] // ALIGNMENT) * ALIGNMENT
+            self._buffers.append(tensors)
+        self._fence = threading.Lock()
+
+    @property
+    def version(self) -> int:
+        """The version published last; -1 before the first."""
+        return int(self._header[1 + self._header[0]])
+
+    def publish(self, weights: Weights) -> None:
+        """Makes `weights` the version that readers get. For one writer."""
+        other = 1 - int(self._header[0])
+        self._stamp(other, -1)
+        with torch.no_grad():
+            torch._foreach_copy_(list(self._buffers[other].values()), [weights.tensors[name] for name in self._layout])
+        self._stamp(other, weights.version)
+        self._header[0] = other
+
+    def read(self, into: dict[str, torch.Tensor]) -> int:
+        """Copies the newest version `into` tensors of the same names and shapes; its number."""
+        for _ in range(_TRIES):
+            newest = int(self._header[0])
+            version = self._stamped(newest)
+            with torch.no_grad():
+                torch._foreach_copy_([into[name] for name in self._layout], list(self._buffers[newest].values()))
+            if version >= 0 and self._stamped(newest) == version:
+                return version
+        raise RuntimeError("the weights change faster than they can be copied")
+
+    def room(self) -> dict[str, torch.Tensor]:
+        """Private tensors to read into."""
+        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._layout.items()}
+
+    def _stamp(self, buffer: int, version: int) -> None:
+        with self._fence:  # a lock orders memory: no write passes the stamp on any processor
+            self._header[1 + buffer] = version
+        with self._fence:
+            pass
+
+    def _stamped(self, buffer: int) -> int:
+        with self._fence:
+            found = int(self._header[1 + buffer])
+        with self._fence:
+            return found
+
+    def close(self) -> None:
+        """Gives the memory's descriptors back."""
+        self._arena.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layout": self._layout, "arena": self._arena}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._layout, self._arena = state["layout"], state["arena"]
+        self._open()
+
+
+def _nbytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * torch.empty(0, dtype=dtype).element_size()

@@ -1,0 +1,291 @@
+"""The life of one worker process: it builds one replica of a bundle, runs the scheduler loop, and ends with its parent.
+
+It takes orders from the home process (credit, pause, conclude, stop) between two rounds of its loop, and sends what happened:
+commits, finished episodes and evaluations, reports of its counters. What it prints goes to the home process too, so that
+the last lines of a worker that died can be shown.
+
+It never outlives its parent: the kernel kills it (Linux), or a thread that watches the parent does. A SIGINT or SIGTERM is the
+parent's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import reduction
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+
+from veldt.core import Place, Saved, State, Worker
+from veldt.errors import VeldtError
+from veldt.program import Node
+from veldt.runtime import scheduler
+from veldt.runtime.channel import Channel
+from veldt.runtime.ports import Credit, MemoryLink, MemoryPort, ParametersLink
+from veldt.runtime.shared import Board
+
+REPORT_SECONDS = 0.5
+"""Between two reports of a worker, and between two looks of its watching thread."""
+
+IDLE_SECONDS = 0.05
+"""How long a worker that nobody owes an answer waits before it looks at the counters again."""
+
+DUMP_SIGNAL = signal.SIGUSR1
+"""Makes a worker print its Python stack, even while it is stuck in native code."""
+
+
+class Ready(NamedTuple):
+    """From a worker: its parts are built."""
+
+
+class Events(NamedTuple):
+    """From a worker: episodes and evaluations that `part` finished."""
+
+    part: str
+    episodes: list[Any]
+    evaluations: list[Any]
+
+
+class Report(NamedTuple):
+    """From a worker: seconds spent and metrics of its parts, and the memory that the process holds."""
+
+    seconds: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float]]
+    resident_bytes: int
+
+
+class Said(NamedTuple):
+    """From a worker: a warning."""
+
+    text: str
+
+
+class Failed(NamedTuple):
+    """From a worker, the last message: the error that ended it. `kind` names a class of `veldt.errors`, if it is one."""
+
+    kind: str | None
+    text: str
+    traceback: str
+
+
+class Paused(NamedTuple):
+    """From a worker: it waits for `Go`; the states of its parts."""
+
+    states: dict[str, State]
+
+
+class Concluded(NamedTuple):
+    """From a worker: `part` has concluded; its events came before."""
+
+    part: str
+
+
+class Pause(NamedTuple):
+    """To a worker: tell your state, and wait."""
+
+
+class Go(NamedTuple):
+    """To a paused worker."""
+
+
+class Conclude(NamedTuple):
+    """To a worker: call `conclude()` of `part`."""
+
+    part: str
+
+
+class Stop(NamedTuple):
+    """To a worker: end."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a worker needs to know. `nodes` are in build order; `links` are those that leave its bundle."""
+
+    label: str
+    nodes: tuple[tuple[str, Node], ...]
+    place: Place
+    links: Mapping[str, MemoryLink | ParametersLink]
+    board: Board
+    heartbeat: str
+    states: Mapping[str, State]
+
+
+class Connection:
+    """What ties a worker to its parent: one end of the channel, and where to print. Its descriptors are duplicated when it is
+    pickled, which is only possible while a process is being started."""
+
+    def __init__(self, end: socket.socket, output: int) -> None:
+        self.end, self.output, self.parent = end.fileno(), output, os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"end": reduction.DupFd(self.end), "output": reduction.DupFd(self.output), "parent": self.parent}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.end, self.output, self.parent = state["end"].detach(), state["output"].detach(), state["parent"]
+
+
+def work(launch: Launch, connection: Connection) -> None:
+    """The main function of a worker process."""
+    _settle(connection.parent, connection.output)
+    channel = Channel(socket.socket(fileno=connection.end))
+    try:
+        _Work(launch, channel).run()
+        status = 0
+    except BaseException as error:
+        kind = type(error).__name__ if isinstance(error, VeldtError) else None
+        channel.send(Failed(kind, f"{error}" if kind else f"{type(error).__name__}: {error}", traceback.format_exc()))
+        status = 1
+    channel.send_all()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # nothing is left to tidy, and libraries' exit handlers may hang
+
+
+def _settle(parent: int, output: int) -> None:
+    """Ends with the parent, prints where the parent reads, uses one thread.
+
+    SIGINT and SIGTERM, blocked until now, are passed over by handlers: what environments start in turn gets them as usual.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    faulthandler.register(DUMP_SIGNAL, all_threads=False)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+    torch.set_num_threads(1)
+
+
+class _Work:
+    """The parts of a worker process and its loop."""
+
+    def __init__(self, launch: Launch, channel: Channel) -> None:
+        self._launch, self._channel, self._board = launch, channel, launch.board
+        warnings.showwarning = self._show_warning  # type: ignore[assignment]
+        ports = {node: link.open(launch.board, channel.send) for node, link in launch.links.items()}
+        self._inlets = {node: port.inlets for node, port in ports.items() if isinstance(port, MemoryPort)}
+        built: dict[str, Any] = {}
+        self.parts: dict[str, Any] = {}
+        for label, node in launch.nodes:
+            behind = {port: built.get(target, ports.get(target)) for port, target in node.links.items()}
+            built[node.name] = self.parts[label] = node.make(place=launch.place, **behind)
+        for label, state in launch.states.items():
+            self.parts[label].load_state_dict(state)
+        self._workers: dict[str, Worker] = {name: part for name, part in self.parts.items() if isinstance(part, Worker)}
+        self._waited = 0.0
+        self._reported = time.perf_counter()
+        self._stopping = self._obeyed = False
+
+    def run(self) -> None:
+        """The scheduler loop, until told to stop."""
+        self._channel.send(Ready())
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        scheduler.run(self._workers, self._after_round, self._idle)
+        for part in self.parts.values():
+            if hasattr(part, "close"):
+                part.close()
+
+    def _watch(self) -> None:
+        """Shows that the parts move, and that the parent lives. A thread: the parts may be busy for long."""
+        parent = multiprocessing.parent_process()
+        while parent is not None:
+            if multiprocessing.connection.wait([parent.sentinel], REPORT_SECONDS / 2):
+                os._exit(1)
+            spent = sum(sum(worker.seconds.values()) for worker in self._workers.values())
+            self._board[self._launch.heartbeat] = int((spent + self._waited) * 1e6)
+
+    def _after_round(self) -> bool:
+        self._obeyed = False
+        for message in self._channel.receive():
+            self._obey(message)
+            self._obeyed = True
+        self._tell()
+        if self._channel.closed:
+            os._exit(1)
+        return not self._stopping
+
+    def _obey(self, message: Any) -> None:
+        if isinstance(message, Credit):
+            self._inlets[message.node][message.actor].credit += 1
+        elif isinstance(message, Pause):
+            self._pause()
+        elif isinstance(message, Conclude):
+            self.parts[message.part].conclude()
+            self._tell()
+            self._channel.send(Concluded(message.part))
+        elif isinstance(message, Stop):
+            self._stopping = True
+
+    def _pause(self) -> None:
+        """Tells the state, then does nothing until it may go on."""
+        self._tell()
+        self._channel.send(Paused({name: part.state_dict() for name, part in self.parts.items() if isinstance(part, Saved)}))
+        going = False
+        while not (going or self._stopping or self._channel.closed):
+            self._channel.wait(REPORT_SECONDS)
+            self._channel.flush()
+            for message in self._channel.receive():
+                going |= isinstance(message, Go)
+                self._obey(message)
+
+    def _tell(self) -> None:
+        """Sends what happened."""
+        for name, part in self._workers.items():
+            episodes = part.pop_episodes() if hasattr(part, "pop_episodes") else []
+            evaluations = part.pop_evaluations() if hasattr(part, "pop_evaluations") else []
+            if episodes or evaluations:
+                self._channel.send(Events(name, episodes, evaluations))
+        now = time.perf_counter()
+        if now - self._reported >= REPORT_SECONDS:
+            self._reported = now
+            seconds = {name: dict(worker.seconds) for name, worker in self._workers.items()}
+            seconds[next(iter(seconds))]["waiting"] = self._waited
+            metrics = {name: worker.metrics() for name, worker in self._workers.items()}
+            self._channel.send(Report(seconds, metrics, resident_bytes()))
+        self._channel.flush()
+
+    def _idle(self, workers: Mapping[str, Worker]) -> None:
+        if self._obeyed:  # after the parts had their turn: they may be able to go on now
+            return
+        started = time.perf_counter()
+        self._channel.wait(REPORT_SECONDS if any(self._inlets.values()) else IDLE_SECONDS)
+        self._waited += time.perf_counter() - started
+
+    def _show_warning(self, message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        self._channel.send(Said(f"{self._launch.label}/{message}"))
+
+
+def resident_bytes(process: int | str = "self") -> int:
+    """Memory that a process holds; 0 where the system does not say."""
+    try:
+        with open(f"/proc/{process}/statm") as fields:
+            return int(fields.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def raise_again(failed: Failed, label: str) -> NoReturn:
+    """Raises the error that ended worker `label` in this process."""
+    import veldt.errors
+
+    cls = getattr(veldt.errors, failed.kind or "", veldt.errors.RunError)
+    raise cls(f"{label}: {failed.text}")
