@@ -77,7 +77,7 @@ def learner(case: str, batch: Batch[Transition]) -> Update:
     make_agent = partial(QAgent, env_of(case), network)
     optimizer = AdamConfig(1e-4, beta1=0.9, beta2=0.999, epsilon=1e-8)
     parameters = LocalParameters(make_agent, optimizer, max_gradient_norm=None, learning_rate=None, place=Place())
-    objective = QLearning(double=False, sum_over_batch=False)
+    objective = QLearning(double=False, sum_over_batch=False, error_loss="huber", initial_priorities=False)
     return Learner(
         make_agent, objective, target_period_updates=10**9, memory=OneBatch(batch), parameters=parameters, place=Place()
     ).step

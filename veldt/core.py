@@ -85,7 +85,10 @@ class Environments(Protocol):
 
 
 class Acted(NamedTuple):
-    """What an agent did at one row: action [B, ...], the next recurrent state, and what objectives asked to record."""
+    """What an agent did at one row: action [B, ...], the next recurrent state, and all extras that it can give [B, ...].
+
+    Those that an objective declared are recorded.
+    """
 
     action: np.ndarray
     state: Tree
@@ -121,6 +124,20 @@ class Objective(Protocol):
         """The loss of `batch`, differentiable in `online` alone."""
 
 
+class InitialPriorities(Protocol):
+    """How an actor rates what it has just done, from what it recorded while acting: no second pass through a network."""
+
+    @property
+    def window_steps(self) -> int:
+        """Rows that one priority is made of: row r is rated when row r + window_steps - 1 is whole."""
+
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        """One priority for each window in N consecutive rows: fields [N, B] -> [max(0, N - window_steps + 1), B].
+
+        Of a void row (`last`) the priority means nothing.
+        """
+
+
 class Inlet(Protocol):
     """An actor's side of a memory: streams it writes in place, and a commit that makes rows readable."""
 
@@ -136,7 +153,10 @@ class Inlet(Protocol):
         """Whether one more unroll may be written now."""
 
     def commit(self, end: int, priorities: np.ndarray | None) -> None:
-        """Rows before `end` are whole, and row `end` holds obs, first and last. Nothing before `end` changes again."""
+        """Rows before `end` are whole, and row `end` holds obs, first and last. Nothing before `end` changes again.
+
+        priorities: [R, B], where the actor computes any: of the newest R rows whose windows are whole now.
+        """
 
     def waiting_for(self) -> str:
         """What would make it possible, in words and numbers."""

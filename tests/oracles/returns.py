@@ -48,3 +48,15 @@ def vtrace_sum(ratio, reward, discount, last, values, gamma, rho_bar, c_bar, pg_
         for s in range(steps)
     ]
     return targets[:steps], np.array(advantages)
+
+
+def initial_priority(t, reward, discount, last, taken, value, gamma, n, clip):
+    """|R + G max_a Q(o_{t+k}) - Q(o_t, a_t)| of the transition that starts at row t of one stream."""
+    total, factor, row = 0.0, 1.0, t
+    while row - t < n and not (row > t and last[row]):
+        total += factor * (reward[row] if clip is None else min(max(reward[row], -clip), clip))
+        factor *= gamma * discount[row]
+        row += 1
+        if factor == 0:
+            return abs(total - taken[t])
+    return abs(total + factor * value[row] - taken[t])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -11,26 +12,33 @@ from veldt.core import Loss
 from veldt.data import ArraySpec, Batch, Transition
 from veldt.math.q_learning import bootstrap_value, huber, values_of
 
+ACTING_VALUES = {"q_taken": ArraySpec((), "float32"), "q_value": ArraySpec((), "float32")}
+"""What initial priorities are made of: Q(o, a) of the action that was executed, and the value of the greedy one."""
+
 
 @dataclass(frozen=True)
 class QLearning:
     """One- or n-step Q-learning on transitions (Mnih et al. 2015, equation 2, and its options).
 
     target y = R + G * Q-(o', argmax_a Q-(o', a)), or with `double` Q-(o', argmax_a Q(o', a)) (van Hasselt et al. 2016);
-    loss = sum or mean over the batch of weight * Huber(y - Q(o, a)), whose gradient in Q is weight * clip(delta, -1, 1).
-    priorities = |delta|, unclipped.
+    loss = sum or mean over the batch of weight * l(y - Q(o, a)); l is Huber's, whose gradient in Q is clip(delta, -1, 1)
+    (DQN), or delta^2 / 2 (Ape-X). priorities = |delta|, unclipped.
 
     double: choose the next action with the online network.
     sum_over_batch: sum the losses, as DQN does, instead of averaging them.
+    error_loss: what l is.
+    initial_priorities: actors record the values that `math.priorities.NStepPriorities` reads.
     """
 
     double: bool
     sum_over_batch: bool
+    error_loss: Literal["huber", "squared"]
+    initial_priorities: bool
 
     @property
     def extras(self) -> Mapping[str, ArraySpec]:
-        """Nothing: a transition is all it reads."""
-        return {}
+        """Nothing for the loss: a transition is all it reads."""
+        return ACTING_VALUES if self.initial_priorities else {}
 
     def __call__(self, online: torch.nn.Module, target: torch.nn.Module, batch: Batch[Transition]) -> Loss:
         """The loss of a batch of transitions; gradients flow into `online` only."""
@@ -40,7 +48,7 @@ class QLearning:
             y = step.reward + step.discount * bootstrap_value(target(step.next_obs), next_online)
         taken = values_of(online(step.obs), step.action)
         error = y - taken
-        losses = huber(error) * batch.weights
+        losses = (huber(error) if self.error_loss == "huber" else error.square() / 2) * batch.weights
         value = losses.sum() if self.sum_over_batch else losses.mean()
         priorities = error.detach().abs()
         return Loss(value, priorities, {"q": taken.detach(), "td_error": priorities})

@@ -61,8 +61,12 @@ class QAgent(nn.Module):
 
     @torch.inference_mode()
     def act(self, obs: Tree, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
-        """Epsilon-greedy actions int64 [B] at obs, with epsilon `exploration` [B]."""
+        """Epsilon-greedy actions int64 [B] at obs, with epsilon `exploration` [B].
+
+        Extras: q_taken [B], Q(o, a) of the action; q_value [B], the largest Q(o, .).
+        """
         device = self._probe.device  # the weights may have moved to where they are published
-        values = self(tree_map(lambda leaf: torch.from_numpy(leaf).to(device), obs))
-        greedy = values.argmax(-1).cpu().numpy()
-        return Acted(epsilon_greedy(greedy, exploration, self.actions, random), state, {})
+        values = self(tree_map(lambda leaf: torch.from_numpy(leaf).to(device), obs)).cpu().numpy()
+        action = epsilon_greedy(values.argmax(-1), exploration, self.actions, random)
+        taken = values[np.arange(len(action)), action]
+        return Acted(action, state, {"q_taken": taken, "q_value": values.max(-1)})

@@ -6,8 +6,56 @@ refuses priorities that are not numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+
+from veldt.math.returns import fold_n_step
+
+
+@dataclass(frozen=True)
+class NStepPriorities:
+    """Initial priorities of n-step transitions, from the Q-values that an actor has anyway (`core.InitialPriorities`).
+
+        p_t = |R + G max_a Q(o_{t+k}, a) - Q(o_t, a_t)|
+
+    with R, G and k of `fold_n_step`: k is shorter where the episode ends, and the final observation's value counts only
+    if the end was a truncation. A priority is finished when row t + n was acted at, one row later than the transition
+    itself is whole; it is never raised to alpha here.
+
+    reward_clip: rewards are clipped to plus or minus this, as the learner reads them; None leaves them.
+    Source: Horgan et al. 2018 (Ape-X), section 3 and algorithm 1.
+    """
+
+    n_steps: int
+    discount: float
+    reward_clip: float | None
+
+    @property
+    def window_steps(self) -> int:
+        """The n rows that are folded and the one they bootstrap from."""
+        return self.n_steps + 1
+
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Float32 [max(0, N - n), B] from float32 reward, discount, q_taken, q_value and bool last, each [N, B].
+
+        q_taken: Q(o, a) of the action that was executed; q_value: the value of the greedy one.
+        """
+        count, streams = max(len(rows["reward"]) - self.n_steps, 0), rows["reward"].shape[1]
+        start = np.arange(count)
+        now = np.arange(self.n_steps)[:, None] + start  # [n, R]
+        reward, discount = rows["reward"][now], rows["discount"][now]  # [n, R, B]
+        if self.reward_clip is not None:
+            reward = reward.clip(-self.reward_clip, self.reward_clip)
+        ends = rows["last"][now + 1] | (discount == 0)
+        flat = (self.n_steps, count * streams)
+        folded = fold_n_step(reward.reshape(flat), discount.reshape(flat), ends.reshape(flat), self.discount)
+        total, factor, length = (part.reshape(count, streams) for part in folded)
+        bootstrap = rows["q_value"][start[:, None] + length, np.arange(streams)]
+        priorities: np.ndarray = np.abs(total + factor * bootstrap - rows["q_taken"][:count])
+        return priorities
 
 
 def exponentiate(priorities: np.ndarray, alpha: float, floor: float) -> np.ndarray:

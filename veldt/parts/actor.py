@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from veldt.core import Agent, Inlet, Memory, Parameters, Place, State
-from veldt.data import EnvSpec, Episode, TimeStep, tree_leaves
+from veldt.core import Agent, InitialPriorities, Inlet, Memory, Parameters, Place, State
+from veldt.data import STEP_FIELDS, EnvSpec, Episode, TimeStep, tree_leaves
 from veldt.math.exploration import Exploration
 from veldt.parts.frame_stack import FrameStack
 from veldt.parts.parameters import Follower
@@ -18,7 +18,7 @@ from veldt.parts.parameters import Follower
 class Actor:
     """Writes unrolls of `unroll_steps` rows of `streams` environments into its inlet of `memory`.
 
-    It pulls the weights before each unroll, never inside one. Steps are counted where an action counts: not at the
+    It takes new weights before an unroll, never inside one. Steps are counted where an action counts: not at the
     rows that end episodes. An actor that starts, or starts again, writes `first` rows: no episode is ever joined to
     another.
     """
@@ -31,6 +31,8 @@ class Actor:
         *,
         unroll_steps: int,
         streams: int,
+        pull_period_steps: int | None,
+        initial_priorities: InitialPriorities | None,
         memory: Memory,
         parameters: Parameters,
         place: Place,
@@ -40,12 +42,16 @@ class Actor:
         env: the environment to make `streams` of.
         exploration: how much each stream explores.
         unroll_steps: rows written between two commits.
+        pull_period_steps: steps of each stream between two copies of the weights, at least; None follows every update.
+        initial_priorities: how to rate new items, where the memory wants that; made of recorded extras.
         memory: has an inlet for each actor.
         parameters: where the weights come from.
         place: which actor of how many this is, and its seeds.
         """
         self._agent: Agent = make_agent()
-        self._follower = Follower(self._agent, parameters)
+        self._follower = Follower(self._agent, parameters, copies=pull_period_steps is not None)
+        self._pull_period, self._pulled_at = pull_period_steps, 0
+        self._initial_priorities = initial_priorities
         self._inlet: Inlet = memory.inlet(place.replica)
         environments, actions = place.seeds("actor").spawn(2)
         self._env = env.make(streams, environments)
@@ -60,6 +66,7 @@ class Actor:
         self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None
         self._fields = {name: tree_leaves(value) for name, value in self._inlet.rows.items()}
+        self._extras = [name for name in self._fields if name not in STEP_FIELDS]
         self._state = self._agent.initial_state(streams)
         step = self._env.reset()
         if self._row == 0:
@@ -70,7 +77,6 @@ class Actor:
     def _begin_behind(self, step: TimeStep) -> None:
         """Episodes that begin out of turn, at `step`: the row under way keeps its observation and becomes the last of its own."""
         self._restart = step
-        self._seen = self._stack.recall(self._inlet.rows, self._row)
 
     def _observe(self, step: TimeStep) -> None:
         """Writes the observation and flags of the row to act at next."""
@@ -85,15 +91,27 @@ class Actor:
         """One unroll of all environments, committed; False if the memory has no room for one."""
         if not self._inlet.can_insert():
             return False
-        self._follower.pull()
+        if self._row - self._pulled_at >= (self._pull_period or 0):
+            self._follower.pull()
+            self._pulled_at = self._row
         epsilon = self._exploration(self.steps * self._replicas, self._index, self._count)
         start = self._row
+        if self._restart is not None:  # looked up only now: a resumed run loads its replay after its actors
+            self._seen = self._stack.recall(self._inlet.rows, self._row)
         for _ in range(self._unroll_steps):
             self._advance(epsilon)
         rows = np.arange(start, self._row) % self._inlet.ring_rows
         self.steps += int(np.count_nonzero(~self._fields["last"][0][rows]))
-        self._inlet.commit(self._row, None)
+        self._inlet.commit(self._row, self._priorities(start))
         return True
+
+    def _priorities(self, start: int) -> np.ndarray | None:
+        """Of the rows whose windows became whole with the unroll from row `start` on; their beginnings are in the ring."""
+        rate = self._initial_priorities
+        if rate is None:
+            return None
+        rows = np.arange(max(0, start - rate.window_steps + 1), self._row) % self._inlet.ring_rows
+        return rate({name: self._fields[name][0][rows] for name in ("last", "reward", "discount", *self._extras)})
 
     def _advance(self, epsilon: np.ndarray) -> None:
         """Acts at the current row and observes the next one."""
@@ -107,8 +125,8 @@ class Actor:
         self._restart = None
         stepped = time.perf_counter()
         fields["action"][0][row] = acted.action
-        for name, values in acted.extras.items():
-            fields[name][0][row] = values
+        for name in self._extras:
+            fields[name][0][row] = acted.extras[name]
         fields["reward"][0][row] = step.reward
         fields["discount"][0][row] = step.discount
         # An environment that had to be started again begins an episode out of turn: what it was in ends here, as if truncated.
@@ -146,12 +164,16 @@ class Actor:
             "env": self._env.state_dict(),
             "stack": self._stack.state_dict(),
             "restart": self._restart is not None,
+            "weights": self._follower.state_dict(),
+            "pulled_at": self._pulled_at,
         }
 
     def load_state_dict(self, state: State) -> None:
         """Goes on where `state_dict` was taken; in the middle of the same episodes if the environments can."""
         self._row, self.steps = int(state["row"]), int(state["steps"])
         self._random.bit_generator.state = state["random"]
+        self._follower.load_state_dict(state["weights"])
+        self._pulled_at = int(state["pulled_at"])
         step = self._env.load_state_dict(state["env"])
         if state["env"] is None or state["restart"]:
             self._begin_behind(step)

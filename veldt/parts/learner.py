@@ -49,7 +49,7 @@ class Learner:
         self._device = place.device
         self._online = make_agent()
         self._online.to(place.device)
-        self._follower = Follower(self._online, parameters)
+        self._follower = Follower(self._online, parameters, copies=False)
         self._target = None
         if target_period_updates is not None:
             self._target = make_agent()

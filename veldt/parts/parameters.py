@@ -99,9 +99,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
 
 
 class Follower:
-    """Keeps the weights of `agent` at the newest version that `parameters` publish."""
+    """Keeps the weights of `agent` at the newest version that `parameters` publish.
 
-    def __init__(self, agent: Any, parameters: Parameters) -> None:
+    With `copies` the agent has tensors of its own, which change in `pull()` and at no other time. Without, it works with
+    the published tensors themselves, and sees what is done to them.
+    """
+
+    def __init__(self, agent: Any, parameters: Parameters, *, copies: bool) -> None:
+        self._copies = copies
         self._own = dict((*agent.named_parameters(), *agent.named_buffers()))
         self._parameters = parameters
         self._tensors: dict[str, torch.Tensor] | None = None
@@ -114,7 +119,24 @@ class Follower:
         if weights is None:
             return
         self.version = weights.version
-        if weights.tensors is not self._tensors:
+        if self._copies:
+            self._copy(weights.tensors)
+        elif weights.tensors is not self._tensors:
             self._tensors = weights.tensors
             for name, tensor in self._own.items():
                 tensor.data = weights.tensors[name]
+
+    @torch.no_grad()
+    def _copy(self, tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in self._own.items():
+            tensor.copy_(tensors[name])
+
+    def state_dict(self) -> State | None:
+        """The copied weights and their version; None where there are none, and the published ones are all there is."""
+        return {"version": self.version, "tensors": self._own} if self._copies else None
+
+    def load_state_dict(self, state: State | None) -> None:
+        """The weights of `state_dict`."""
+        if state is not None:
+            self.version = int(state["version"])
+            self._copy(state["tensors"])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from veldt.core import UNROLLS_AHEAD, Place, State
+from veldt.core import UNROLLS_AHEAD, InitialPriorities, Place, State
 from veldt.data import Batch, Tree, tree_leaves
 from veldt.errors import ConfigError
 from veldt.replay.items import Items
@@ -45,6 +45,7 @@ class Table:
         limiter: Limiter,
         batch_size: int,
         frame_stack: int = 1,
+        initial_priorities: InitialPriorities | None = None,
         place: Place | None = None,
     ) -> None:
         """Args:
@@ -53,6 +54,7 @@ class Table:
         unroll_steps: rows that an actor writes between two commits, at most.
         capacity_steps: steps kept, over all streams.
         frame_stack: frames an agent sees at once; 1 where observations are stored as they are seen.
+        initial_priorities: what actors rate new items with; an item then waits for all rows that its priority needs.
         place: seeds the selector, and gives the memory.
 
         Raises:
@@ -68,11 +70,12 @@ class Table:
             raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
         self._streams_per_actor, self._unroll_steps = streams, unroll_steps
         self._kept_rows = -(-capacity_steps // (actors * streams))
-        rows_needed = _rows_needed(view.window_steps, unroll_steps, actors, streams, batch_size, queue)
+        self._window = max(view.window_steps, initial_priorities.window_steps if initial_priorities else 0)
+        rows_needed = _rows_needed(self._window, unroll_steps, actors, streams, batch_size, queue)
         if self._kept_rows < rows_needed:
             raise ConfigError(
                 f"a replay of {capacity_steps} steps gives each of {actors * streams} streams {self._kept_rows} rows; "
-                f"items of {view.window_steps} steps in batches of {batch_size}, written {unroll_steps} rows at a time, "
+                f"items of {self._window} steps in batches of {batch_size}, written {unroll_steps} rows at a time, "
                 f"need {rows_needed}: use a capacity >= {rows_needed * actors * streams}"
             )
         # Beside the rows that items may start at: frames before the oldest, and what an actor writes ahead of its commits.
@@ -138,21 +141,26 @@ class Table:
     def commit(self, actor: int, end: int, priorities: np.ndarray | None = None) -> None:
         """Rows of `actor` before `end` are whole, and row `end` holds obs, first and last.
 
-        priorities: [R, B], of the R rows whose windows became whole with this commit; None if the actor computes none.
+        priorities: [R, B], of the newest R rows whose windows are whole now, at least of those that became so with this
+            commit; None if the actor computes none.
         """
         start, ripe = int(self._ends[actor]), int(self._ripe[actor])
         self._ends[actor] = end
-        self._ripe[actor] = max(end - self._view.window_steps + 1, ripe)
+        self._ripe[actor] = max(end - self._window + 1, ripe)
         self._evict(actor, end)
         first_column = actor * self._streams_per_actor
         columns = slice(first_column, first_column + self._streams_per_actor)
         last = self._fields["last"][:, columns]
         rows = np.arange(ripe, self._ripe[actor])
         starts = self._view.starts(ripe, last[rows % self.rows])
+        if priorities is not None:
+            if len(priorities) < len(rows):
+                raise ValueError(f"{len(rows)} rows became whole, but only {len(priorities)} have priorities")
+            priorities = priorities[len(priorities) - len(rows) :][starts]
         keys = (rows[:, None] * self.streams.columns + np.arange(columns.start, columns.stop))[starts]
         if len(keys):
             self._items.append(actor, keys)
-            self._selector.insert(actor, keys, None if priorities is None else priorities[starts])
+            self._selector.insert(actor, keys, priorities)
         steps = int(np.count_nonzero(~last[np.arange(start, end) % self.rows]))
         self.limiter.insert(steps, self._selector.can_select(self._batch_size))
 
@@ -211,8 +219,9 @@ class Table:
         self.limiter.refill()
         self._ripe[:] = self._ends
         for actor, end in enumerate(self._ends):  # the observation to act at is lost too: a void row, which its actor ends
+            lost = np.arange(end - self._window + 1, end + 1) % self.rows
             for field in tree_leaves(self.inlet(actor).rows):
-                field[end % self.rows] = 0
+                field[lost] = 0
 
     def replay_state_dict(self) -> State:
         """The experience itself: the streams' bytes, the live items and the selector."""

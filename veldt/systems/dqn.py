@@ -117,7 +117,7 @@ def agent(c: DQNConfig, env: EnvSpec) -> Callable[[], QAgent]:
 def program(c: DQNConfig, env: EnvSpec) -> Program:
     """The DQN of these settings on this environment."""
     make_agent = agent(c, env)
-    loss = QLearning(double=c.double, sum_over_batch=c.sum_over_batch)
+    loss = QLearning(double=c.double, sum_over_batch=c.sum_over_batch, error_loss="huber", initial_priorities=False)
     optimizer = (
         AdamConfig(c.learning_rate, beta1=0.9, beta2=0.999, epsilon=c.optimizer_epsilon)
         if c.optimizer == "adam"
@@ -138,6 +138,7 @@ def program(c: DQNConfig, env: EnvSpec) -> Program:
     links = {"memory": "replay", "parameters": "parameters"}
     epsilon = LinearEpsilon(1.0, c.epsilon_end, c.start_steps, c.start_steps + c.epsilon_steps)
     actor = Node("actor", partial(
-        Actor, make_agent, env, epsilon, unroll_steps=c.unroll_steps, streams=c.environments), links)  # fmt: skip
+        Actor, make_agent, env, epsilon, unroll_steps=c.unroll_steps, streams=c.environments,
+        pull_period_steps=None, initial_priorities=None), links)  # fmt: skip
     learner = Node("learner", partial(Learner, make_agent, loss, target_period_updates=c.target_period_updates), links)
     return Program((Bundle("dqn", (actor, replay, learner, parameters)),))
