@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 import veldt
+from veldt.envs import make_env_spec
 from veldt.envs.options import EnvOptions
+from veldt.parts.optimizers import AdamConfig, RMSPropConfig
 from veldt.runs.options import RunOptions
 from veldt.systems import SYSTEMS
+from veldt.systems.apex import ApexConfig
+from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
 
 PACKAGE = Path(veldt.__file__).parent
@@ -181,7 +185,7 @@ def test_functions_fit_a_screen():
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 def test_a_system_is_a_page(system):
-    assert lines(f"veldt.systems.{system}") <= SYSTEM_LINES
+    assert lines(f"veldt.systems.{system.replace('-', '_')}") <= SYSTEM_LINES
 
 
 @pytest.mark.parametrize("config", [*(system.config for system in SYSTEMS.values()), RunOptions, EnvOptions])
@@ -213,6 +217,8 @@ def test_packages_are_two_levels_deep_at_most():
 
 def test_the_public_names_are_exactly_these():
     assert sorted(veldt.__all__) == [
+        "ApexConfig",
+        "ApexDPGConfig",
         "DQNConfig",
         "EnvOptions",
         "EvaluationResult",
@@ -247,20 +253,19 @@ def properties_that_read(cls: ast.ClassDef) -> Iterator[tuple[str, set[str]]]:
 
 @pytest.mark.parametrize("config", [*(system.config for system in SYSTEMS.values()), RunOptions, EnvOptions])
 def test_every_setting_is_read_by_somebody(config):
-    """Outside its class, or by a property of its class that is itself read outside. Checking a value is not reading it."""
+    """Outside its classes, or by a property of them that is itself read outside. Checking a value is not reading it."""
     used: set[str] = set()
-    own: ast.ClassDef | None = None
+    own: list[ast.ClassDef] = []
+    homes = {(cls.__module__, cls.__name__) for cls in config.__mro__[:-1]}
     for module, tree in TREES.items():
-        if module == config.__module__:
-            own = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config.__name__)
-            rest = [node for node in tree.body if node is not own]
-            used |= {name for node in rest for name in attributes_read(node)}
-        else:
-            used |= set(attributes_read(tree))
-    assert own is not None
-    for name, reads in properties_that_read(own):
-        if name in used:
-            used |= reads
+        mine = [node for node in tree.body if isinstance(node, ast.ClassDef) and (module, node.name) in homes]
+        used |= {name for node in tree.body if node not in mine for name in attributes_read(node)}
+        own += mine
+    assert len(own) == len(homes)
+    for cls in own:
+        for name, reads in properties_that_read(cls):
+            if name in used:
+                used |= reads
     assert {field.name for field in dataclasses.fields(config)} - used == set()
 
 
@@ -300,22 +305,84 @@ def test_the_defaults_of_dqn_are_the_papers():
     assert dataclasses.asdict(DQNConfig()) == PAPER_DQN
 
 
+PAPER_APEX = {
+    # Horgan et al. 2018, section 4.1 and appendix C
+    "batch_size": 512,
+    "replay_steps": 2_000_000,
+    "start_steps": 50_000,
+    "discount": 0.99,
+    "n_steps": 3,
+    "double": True,
+    "dueling": True,
+    "hidden": (512,),
+    "error_loss": "squared",
+    "optimizer": "rmsprop",
+    "optimizer_epsilon": 1.5e-7,
+    "learning_rate": 0.00025 / 4,
+    "learning_rate_updates": None,
+    "max_gradient_norm": 40.0,
+    "target_period_updates": 2_500,
+    "epsilon_base": 0.4,
+    "epsilon_power": 7.0,
+    "priority_exponent": 0.6,
+    "importance_exponent": 0.4,
+    "reward_clip": 1.0,
+    "unroll_steps": 50,
+    "pull_period_steps": 400 // 4,  # the paper counts frames, 4 of them a step
+    "environments": 1,
+    "encoder": "auto",
+    # departures, listed in docs/apex.md
+    "actors": 4,
+    "samples_per_insert": 0.78,
+    "error_buffer": None,
+}
+
+PAPER_APEX_DPG = {
+    # section 4.2 and appendix D; where they are silent, as the DQN variant
+    "batch_size": 256,
+    "replay_steps": 1_000_000,
+    "n_steps": 5,
+    "policy_hidden": (300, 200),
+    "critic_hidden": (400, 300),
+    "noise": 0.3,
+    "action_gradient_clip": 1.0,
+    "learning_rate": 1e-4,
+    "max_gradient_norm": None,
+    "target_period_updates": 100,
+    "reward_clip": None,
+}
+ONLY_APEX = ("double", "dueling", "hidden", "error_loss", "optimizer", "optimizer_epsilon", "epsilon_base", "epsilon_power")
+
+
+def test_the_defaults_of_apex_are_the_papers():
+    assert dataclasses.asdict(ApexConfig()) == PAPER_APEX
+
+
+def test_the_defaults_of_apex_dpg_are_the_papers():
+    shared = {name: value for name, value in PAPER_APEX.items() if name not in ONLY_APEX}
+    assert dataclasses.asdict(ApexDPGConfig()) == shared | PAPER_APEX_DPG
+
+
 def test_the_default_run_and_environment_are_the_papers():
     run, env = RunOptions(), EnvOptions()
     assert (run.steps, env.max_no_ops, env.episode_cap_frames, env.sticky_actions) == (50_000_000, 30, 108_000, 0.0)
 
 
-def test_the_optimizer_of_dqn_is_the_papers():
-    """Centered RMSProp with decay 0.95 and epsilon inside the root, from zero."""
-    from veldt.envs import make_env_spec
-    from veldt.parts.optimizers import RMSPropConfig
+CENTERED = {"decay": 0.95, "epsilon_inside_root": True, "initial_square": 0.0, "centered": True}
 
-    program = SYSTEMS["dqn"].program(DQNConfig(), make_env_spec("CartPole-v1"))
+
+@pytest.mark.parametrize(
+    ("system", "env", "optimizer"),
+    [
+        ("dqn", "CartPole-v1", RMSPropConfig(0.00025, epsilon=0.01, **CENTERED)),
+        ("apex", "CartPole-v1", RMSPropConfig(0.00025 / 4, epsilon=1.5e-7, **CENTERED)),
+        ("apex-dpg", "Pendulum-v1", AdamConfig(1e-4, beta1=0.9, beta2=0.999, epsilon=1e-8)),
+    ],
+)
+def test_the_optimizer_is_the_papers(system, env, optimizer):
+    program = SYSTEMS[system].program(SYSTEMS[system].config(), make_env_spec(env))
     parameters = next(node for node in program.nodes if node.name == "parameters")
-    (_, optimizer) = parameters.make.args  # type: ignore[attr-defined]
-    assert optimizer == RMSPropConfig(
-        0.00025, decay=0.95, epsilon=0.01, epsilon_inside_root=True, initial_square=0.0, centered=True
-    )
+    assert parameters.make.args[1] == optimizer
 
 
 def test_no_path_of_a_machine_is_in_the_package():

@@ -11,10 +11,14 @@ from veldt.envs.options import EnvOptions
 from veldt.errors import UserError, VeldtError
 from veldt.policy import EvaluationResult, Policy, evaluate, load
 from veldt.runs.options import RunOptions
+from veldt.systems.apex import ApexConfig
+from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
 from veldt.training import Result, resume, train
 
 __all__ = [
+    "ApexConfig",
+    "ApexDPGConfig",
     "DQNConfig",
     "EnvOptions",
     "EvaluationResult",

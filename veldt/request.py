@@ -27,6 +27,9 @@ from veldt.systems import System, find
 FIXED = ("system", "env", "environment", "hyperparameters")
 """What a resumed run may not change: its weights, replay and schedules belong to it."""
 
+ACTORS_PER_CORE = 2
+"""More than so many actors wait for each other most of the time."""
+
 Env = str | Callable[[], Any]
 
 
@@ -142,6 +145,9 @@ def _check_sizes(config: Any, run: RunOptions) -> None:
             f"use a smaller start_steps, more --steps, or a preset for small problems"
         )
     cores = os.cpu_count() or 1
+    actors = getattr(config, "actors", 1)
+    if actors > ACTORS_PER_CORE * cores:
+        warnings.warn(f"{actors} actors on {cores} cores: expect slowdown", stacklevel=2)
     if run.threads is not None and run.threads > cores:
         warnings.warn(f"{run.threads} threads on {cores} cores: expect slowdown", stacklevel=2)
 

@@ -117,9 +117,16 @@ def _as_plain(value: Any) -> Any:
 
 def descriptions(cls: type[Any]) -> dict[str, str]:
     """What each field of the dataclass `cls` is for: the text under it in the source, as one line."""
+    found: dict[str, str] = {}
+    for owner in reversed(cls.__mro__[:-1]):
+        found |= _own_descriptions(owner)
+    return found
+
+
+def _own_descriptions(cls: type[Any]) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    found: dict[str, str] = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue

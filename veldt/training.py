@@ -69,7 +69,7 @@ def train(system: str, env: Env, *, preset: str = "auto", **values: Any) -> Resu
     """Trains `system` on `env` and leaves a run folder.
 
     Args:
-        system: `dqn`.
+        system: `dqn`, `apex`, `apex-dpg`.
         env: a Gymnasium id, `package.module:callable`, or a callable that makes an environment.
         preset: named settings to start from; `auto` looks at the environment.
         **values: any field of the system's config, of `RunOptions` or of `EnvOptions`.

@@ -11,7 +11,7 @@ import tyro
 
 import veldt
 from veldt import cli, flags
-from veldt.systems import find
+from veldt.systems import SYSTEMS, find
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
@@ -74,7 +74,8 @@ def mentioned_flags() -> list[str]:
 
 @pytest.mark.parametrize("flag", mentioned_flags())
 def test_a_flag_in_the_text_exists(flag):
-    shapes = (flags.Start, find("dqn").config, veldt.RunOptions, veldt.EnvOptions)
+    configs = (system.config for system in SYSTEMS.values())
+    shapes = (flags.Start, *configs, veldt.RunOptions, veldt.EnvOptions)
     known = {name for shape in shapes for name in shape.__dataclass_fields__} | {"help", "help_all"}
     name = flag.replace("-", "_")
     assert name in known or name.removeprefix("no_") in known

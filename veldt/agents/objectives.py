@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -52,3 +52,42 @@ class QLearning:
         value = losses.sum() if self.sum_over_batch else losses.mean()
         priorities = error.detach().abs()
         return Loss(value, priorities, {"q": taken.detach(), "td_error": priorities})
+
+
+@dataclass(frozen=True)
+class DPG:
+    """A critic learned from n-step transitions, and a deterministic policy that climbs it (Horgan et al. 2018, appendix D).
+
+    target y = R + G * q-(o', pi-(o')); critic loss = mean over the batch of weight * (y - q(o, a))^2 / 2.
+    The policy's gradient is the mean over the batch of -dq/da dpi/dtheta at a = pi(o), each component of dq/da clipped; none of it
+    reaches the critic. priorities = |delta|. Actions are in half ranges, as the agent has them.
+    Source of the gradient: Silver et al. 2014; Lillicrap et al. 2016.
+
+    action_gradient_clip: the largest component of dq/da; None leaves it.
+    """
+
+    action_gradient_clip: float | None
+
+    @property
+    def extras(self) -> Mapping[str, ArraySpec]:
+        """What initial priorities are made of; the loss reads a transition alone."""
+        return ACTING_VALUES
+
+    def __call__(self, online: Any, target: Any, batch: Batch[Transition]) -> Loss:
+        """The loss of a batch of transitions; gradients flow into `online` only. Its value is the critic's loss."""
+        step = batch.data
+        with torch.no_grad():
+            y = step.reward + step.discount * target.value(step.next_obs, target.policy(step.next_obs))
+        taken = online.value(step.obs, online.half_ranges(step.action))
+        error = y - taken
+        critic_loss = (error.square() / 2 * batch.weights).mean()
+
+        action = online.policy(step.obs)
+        point = action.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(online.value(step.obs, point).sum(), point)
+        if self.action_gradient_clip is not None:
+            slope = slope.clamp(-self.action_gradient_clip, self.action_gradient_clip)
+        climb = (slope * (action - point.detach())).sum(dim=-1).mean()  # 0, and its gradient is the policy's
+        priorities = error.detach().abs()
+        metrics = {"q": taken.detach(), "td_error": priorities, "action_gradient": slope.abs()}
+        return Loss(critic_loss - climb, priorities, metrics)

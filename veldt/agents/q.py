@@ -30,13 +30,16 @@ class QNetworkConfig:
     hidden: tuple[int, ...]
     dueling: bool
 
+    def __post_init__(self) -> None:
+        if not self.hidden:
+            raise ConfigError("hidden must name at least one layer width, got ()")
 
-def require_discrete(system: str, action: ActionSpec) -> None:
-    """Raises `ConfigError` unless actions are Discrete."""
+
+def require_discrete(system: str, action: ActionSpec, for_box: str) -> None:
+    """Raises `ConfigError` unless actions are Discrete; `for_box` is the way out for continuous ones."""
     if action.kind != "discrete":
-        raise ConfigError(
-            f"{system} needs Discrete actions, got {action}; wrap with Discretize or choose a continuous algorithm"
-        )
+        way_out = for_box if action.kind == "box" else "wrap the environment so that one number names the action"
+        raise ConfigError(f"{system} needs Discrete actions, got {action}; {way_out}")
 
 
 class QAgent(nn.Module):

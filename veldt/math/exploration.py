@@ -78,6 +78,21 @@ class ConstantEpsilon:
 
 
 @dataclass(frozen=True)
+class ConstantNoise:
+    """The same standard deviation of action noise for every stream, always. Source: Horgan et al. 2018, appendix D."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value < float("inf"):
+            raise ConfigError(f"noise must be finite and >= 0, got {self.value}")
+
+    def __call__(self, step: int, index: np.ndarray, count: int) -> np.ndarray:
+        """Float32 [B], `value` everywhere."""
+        return np.full(len(index), self.value, np.float32)
+
+
+@dataclass(frozen=True)
 class LinearEpsilon:
     """The same epsilon for every stream: `start` until `begin_steps`, linear to `end` at `end_steps`, then `end`.
 

@@ -23,6 +23,12 @@ def dense_layers(features: int, hidden: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
+def tanh_layers(features: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """Linear and tanh for each width of `hidden`, as `dense_layers` otherwise."""
+    widths = zip((features, *hidden), hidden, strict=False)
+    return nn.Sequential(*(layer for before, width in widths for layer in (nn.Linear(before, width), nn.Tanh())))
+
+
 class VectorEncoder(nn.Module):
     """Flattened numbers, or a category as one-hot, through dense ReLU layers: [N, *shape] -> float32 [N, features].
 

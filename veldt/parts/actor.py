@@ -50,7 +50,7 @@ class Actor:
         """
         self._agent: Agent = make_agent()
         self._follower = Follower(self._agent, parameters, copies=pull_period_steps is not None)
-        self._pull_period, self._pulled_at = pull_period_steps, 0
+        self._pull_period = pull_period_steps
         self._initial_priorities = initial_priorities
         self._inlet: Inlet = memory.inlet(place.replica)
         environments, actions = place.seeds("actor").spawn(2)
@@ -61,7 +61,7 @@ class Actor:
         self._count, self._replicas = streams * place.replicas, place.replicas
         self._unroll_steps = unroll_steps
         self._stack = FrameStack(env, streams)
-        self._row = self._inlet.end
+        self._row = self._pulled_at = self._inlet.end
         self.steps = 0
         self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None
@@ -94,12 +94,12 @@ class Actor:
         if self._row - self._pulled_at >= (self._pull_period or 0):
             self._follower.pull()
             self._pulled_at = self._row
-        epsilon = self._exploration(self.steps * self._replicas, self._index, self._count)
+        exploration = self._exploration(self.steps * self._replicas, self._index, self._count)
         start = self._row
         if self._restart is not None:  # looked up only now: a resumed run loads its replay after its actors
             self._seen = self._stack.recall(self._inlet.rows, self._row)
         for _ in range(self._unroll_steps):
-            self._advance(epsilon)
+            self._advance(exploration)
         rows = np.arange(start, self._row) % self._inlet.ring_rows
         self.steps += int(np.count_nonzero(~self._fields["last"][0][rows]))
         self._inlet.commit(self._row, self._priorities(start))
@@ -113,12 +113,12 @@ class Actor:
         rows = np.arange(max(0, start - rate.window_steps + 1), self._row) % self._inlet.ring_rows
         return rate({name: self._fields[name][0][rows] for name in ("last", "reward", "discount", *self._extras)})
 
-    def _advance(self, epsilon: np.ndarray) -> None:
+    def _advance(self, exploration: np.ndarray) -> None:
         """Acts at the current row and observes the next one."""
         row = self._row % self._inlet.ring_rows
         fields, seconds = self._fields, self.seconds
         started = time.perf_counter()
-        acted = self._agent.act(self._seen, self._state, epsilon, self._random)
+        acted = self._agent.act(self._seen, self._state, exploration, self._random)
         self._state = acted.state
         inferred = time.perf_counter()
         step = self._env.step(acted.action) if self._restart is None else self._restart
@@ -148,8 +148,8 @@ class Actor:
 
     def metrics(self) -> dict[str, float]:
         """Exploration now, averaged over the streams."""
-        epsilon = self._exploration(self.steps * self._replicas, self._index, self._count)
-        return {"epsilon": float(epsilon.mean())}
+        exploration = self._exploration(self.steps * self._replicas, self._index, self._count)
+        return {"exploration": float(exploration.mean())}
 
     def close(self) -> None:
         """Closes the environments."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
@@ -161,3 +161,10 @@ class AdamConfig:
     def build(self, parameters: Iterable[torch.Tensor]) -> Optimizer:
         """The optimiser of these parameters."""
         return torch.optim.Adam(parameters, lr=self.learning_rate, betas=(self.beta1, self.beta2), eps=self.epsilon, fused=True)
+
+
+def adam_or_rmsprop(name: Literal["adam", "rmsprop"], learning_rate: float, epsilon: float) -> AdamConfig | RMSPropConfig:
+    """Adam with its authors' decays, or the centered RMSProp of DQN and its descendants: decay 0.95, epsilon inside the root."""
+    if name == "adam":
+        return AdamConfig(learning_rate, beta1=0.9, beta2=0.999, epsilon=epsilon)
+    return RMSPropConfig(learning_rate, 0.95, epsilon, epsilon_inside_root=True, initial_square=0.0, centered=True)

@@ -96,10 +96,12 @@ class Monitor:
         period = self._options.log_period_steps
         self._next_log, self._last_log = (steps // period + 1) * period, steps
         self.read_episodes()
-        values: dict[str, float] = {}
+        reported: dict[str, list[float]] = {}
         for part in self._parts.values():
             if hasattr(part, "metrics"):
-                values |= part.metrics()
+                for name, value in part.metrics().items():
+                    reported.setdefault(name, []).append(value)
+        values = {name: sum(found) / len(found) for name, found in reported.items()}  # of several actors, the mean
         self._values = dict(values)
         if self._returns:
             values[TRAIN_RETURN] = sum(self._returns) / len(self._returns)
@@ -163,7 +165,8 @@ class Monitor:
             updates_per_second = (updates_now - updates) / (now - then)
         seconds: dict[str, float] = {}
         for part in self._parts.values():
-            seconds |= getattr(part, "seconds", {})
+            for name, spent in getattr(part, "seconds", {}).items():
+                seconds[name] = seconds.get(name, 0.0) + spent
         total = sum(seconds.values())
         return Progress(
             steps=self.steps,

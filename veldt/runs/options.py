@@ -50,7 +50,7 @@ class RunOptions:
     """Episodes of one evaluation."""
 
     eval_epsilon: float = 0.0
-    """Chance of a random action while evaluating."""
+    """Exploration while evaluating: the chance of a random action, or the noise on continuous ones."""
 
     log_every_steps: int | None = None
     """Agent steps between two rows of the metrics table; by default 1/400 of the run, at least 500."""

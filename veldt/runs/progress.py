@@ -49,8 +49,8 @@ def bottleneck(shares: dict[str, float]) -> str:
         return "too short to tell"
     name = max(shares, key=lambda key: shares[key])
     advice = {
-        "learning": "fewer updates (a larger --steps-per-update), a smaller network or more --threads would be faster",
-        "sampling replay": "smaller batches or fewer updates (a larger --steps-per-update) would be faster",
+        "learning": "fewer updates for each step, a smaller network or more --threads would be faster",
+        "sampling replay": "smaller batches or fewer updates for each step would be faster",
         "environment": "more --environments stepped together, or a faster environment, would be faster",
         "inference": "more --environments share one forward pass: that, or a smaller network, would be faster",
         "evaluation": "fewer --eval-episodes or a larger --eval-every-steps would be faster",

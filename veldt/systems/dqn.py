@@ -20,11 +20,11 @@ from torch import nn
 from veldt.agents.objectives import QLearning
 from veldt.agents.q import QAgent, QNetworkConfig, require_discrete
 from veldt.data import EnvSpec
-from veldt.errors import ConfigError, require_at_least, require_between
+from veldt.errors import require_at_least, require_between
 from veldt.math.exploration import LinearEpsilon, LinearSchedule
 from veldt.parts.actor import Actor
 from veldt.parts.learner import Learner
-from veldt.parts.optimizers import AdamConfig, RMSPropConfig
+from veldt.parts.optimizers import adam_or_rmsprop
 from veldt.parts.parameters import LocalParameters
 from veldt.program import Bundle, Node, Program
 from veldt.replay.limiter import Limiter
@@ -99,8 +99,6 @@ class DQNConfig:
             require_at_least(name, getattr(self, name), 1)
         for name in ("learning_rate", "optimizer_epsilon", "epsilon_steps"):
             require_at_least(name, getattr(self, name), 0)
-        if not self.hidden:
-            raise ConfigError("hidden must name at least one layer width, got ()")
 
     @property
     def unroll_steps(self) -> int:
@@ -110,7 +108,7 @@ class DQNConfig:
 
 def agent(c: DQNConfig, env: EnvSpec) -> Callable[[], QAgent]:
     """Builds the agent that DQN trains. Raises `ConfigError` unless actions are Discrete."""
-    require_discrete("dqn", env.action)
+    require_discrete("dqn", env.action, "wrap with Discretize or choose a continuous algorithm")
     return partial(QAgent, env, QNetworkConfig(c.encoder, c.hidden, c.dueling))
 
 
@@ -118,11 +116,7 @@ def program(c: DQNConfig, env: EnvSpec) -> Program:
     """The DQN of these settings on this environment."""
     make_agent = agent(c, env)
     loss = QLearning(double=c.double, sum_over_batch=c.sum_over_batch, error_loss="huber", initial_priorities=False)
-    optimizer = (
-        AdamConfig(c.learning_rate, beta1=0.9, beta2=0.999, epsilon=c.optimizer_epsilon)
-        if c.optimizer == "adam"
-        else RMSPropConfig(c.learning_rate, 0.95, c.optimizer_epsilon, True, initial_square=0.0, centered=True)
-    )
+    optimizer = adam_or_rmsprop(c.optimizer, c.learning_rate, c.optimizer_epsilon)
     learning_rate = LinearSchedule(c.learning_rate, 0.0, 0, c.learning_rate_updates) if c.learning_rate_updates else None
     anneal_items = c.importance_anneal_updates * c.batch_size
     proportional = Proportional(c.priority_exponent, c.importance_exponent, 1.0, anneal_items)

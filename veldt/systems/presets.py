@@ -31,6 +31,18 @@ _SMALL_DQN: dict[str, Any] = {
     "max_gradient_norm": 10.0,
 }
 
+_SMALL_APEX: dict[str, Any] = {
+    "actors": 2,
+    "environments": 4,
+    "unroll_steps": 5,
+    "pull_period_steps": 5,
+    "reward_clip": None,
+    "optimizer": "adam",
+    "optimizer_epsilon": 1e-8,
+    "max_gradient_norm": 10.0,
+    "error_loss": "huber",
+}
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "dqn": {
         "paper": PAPER,
@@ -70,6 +82,43 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "steps": 1_000_000,
             },
             fits="MinAtar/",
+        ),
+    },
+    "apex": {
+        "paper": PAPER,
+        "atari": Preset({"episode_cap_frames": 50_000, "eval_every_steps": 250_000}, fits="ALE/"),
+        "cartpole": Preset(
+            {
+                **_SMALL_APEX,
+                "hidden": (128, 128),
+                "replay_steps": 50_000,
+                "start_steps": 1_000,
+                "samples_per_insert": 32.0,
+                "batch_size": 64,
+                "learning_rate": 1e-3,
+                "learning_rate_updates": 25_000,
+                "target_period_updates": 100,
+                "steps": 50_000,
+            },
+            fits="CartPole",
+        ),
+    },
+    "apex-dpg": {
+        "paper": PAPER,
+        "pendulum": Preset(
+            {
+                "actors": 2,
+                "environments": 4,
+                "unroll_steps": 5,
+                "pull_period_steps": 5,
+                "replay_steps": 50_000,
+                "start_steps": 1_000,
+                "samples_per_insert": 32.0,
+                "batch_size": 128,
+                "learning_rate": 1e-3,
+                "steps": 30_000,
+            },
+            fits="Pendulum",
         ),
     },
 }
