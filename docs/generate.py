@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,12 @@ from typing import Any
 from veldt.envs.options import EnvOptions
 from veldt.runs.options import RunOptions
 from veldt.settings import descriptions
-from veldt.systems.dqn import DQNConfig
-from veldt.systems.presets import PRESETS
+from veldt.systems import SYSTEMS
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
-HOMES = (DQNConfig, RunOptions, EnvOptions)
-DEFAULTS = {field.name: field.default for cls in HOMES for field in dataclasses.fields(cls)}
 
-DEPARTURES = (
+DQN_DEPARTURES = (
     # setting, the paper's number, why the default is another
     (
         "target_period_updates",
@@ -52,6 +50,41 @@ DEPARTURES = (
         "later papers cap at 30 minutes of play instead of 5, in training and in evaluation",
     ),
 )
+
+APEX_DEPARTURES = (
+    ("actors", "360, of one environment each", "what a desktop has cores for; the ladder spans the same range for any number"),
+    (
+        "samples_per_insert",
+        "not limited; at its speeds, 9,700 samples for 12,500 steps a second, 0.78",
+        "a learning curve that does not depend on how fast the machine is; `none` runs free, as the paper did",
+    ),
+    ("steps", "5,700,000,000 (22.8 billion frames)", "a run that ends; `--steps` goes on"),
+    (
+        "episode_cap_frames",
+        "50,000",
+        "one cap for all systems; the preset `atari` has the paper's number",
+    ),
+)
+
+APEX_DPG_DEPARTURES = (
+    ("actors", "64, of one environment each", "what a desktop has cores for"),
+    (
+        "samples_per_insert",
+        "not limited; 22,000 samples a second, its actors' speed is not known to us",
+        "a learning curve that does not depend on how fast the machine is; the number is the DQN variant's",
+    ),
+)
+
+DEPARTURES = {"dqn": DQN_DEPARTURES, "apex": APEX_DEPARTURES, "apex-dpg": APEX_DPG_DEPARTURES}
+
+
+def defaults(system: str) -> dict[str, Any]:
+    """The default of every setting of a system."""
+    return {
+        field.name: field.default
+        for cls in (SYSTEMS[system].config, RunOptions, EnvOptions)
+        for field in dataclasses.fields(cls)
+    }
 
 
 def shown(value: Any) -> str:
@@ -85,30 +118,30 @@ def snippet(path: Path) -> str:
     return f"```python\n{path.read_text()}```"
 
 
-def departures() -> str:
+def departures(system: str) -> str:
     """Where a default is not the paper's number."""
-    numbers = {name: shown(value) for name, value in DEFAULTS.items()}
+    numbers = {name: shown(value) for name, value in defaults(system).items()}
     numbers["eval_every_steps"] = shown(RunOptions().evaluation_period_steps)
-    rows = [(f"`{name}`", paper, numbers[name], why) for name, paper, why in DEPARTURES]
+    rows = [(f"`{name}`", paper, numbers[name], why) for name, paper, why in DEPARTURES[system]]
     return table(("setting", "paper", "default", "why"), rows)
 
 
-def presets() -> str:
+def presets(system: str) -> str:
     """Every setting that a preset changes, beside the default."""
-    named = {name: preset.settings for name, preset in PRESETS["dqn"].items() if preset.settings}
-    changed = [name for name in DEFAULTS if any(name in settings for settings in named.values())]
+    named = {name: preset.settings for name, preset in SYSTEMS[system].presets.items() if preset.settings}
+    changed = [name for name in defaults(system) if any(name in settings for settings in named.values())]
     rows = [
-        (f"`{name}`", shown(DEFAULTS[name]), *(shown(given[name]) if name in given else "" for given in named.values()))
+        (f"`{name}`", shown(defaults(system)[name]), *(shown(given[name]) if name in given else "" for given in named.values()))
         for name in changed
     ]
     return table(("setting", "default", *(f"`{name}`" for name in named)), rows)
 
 
-BLOCKS = {
-    "settings": lambda: settings(DQNConfig),
-    "options": lambda: settings(EnvOptions),
-    "departures": departures,
-    "presets": presets,
+BLOCKS: dict[str, Callable[[], str]] = {
+    "options": partial(settings, EnvOptions),
+    **{f"{name}/settings": partial(settings, system.config) for name, system in SYSTEMS.items()},
+    **{f"{name}/departures": partial(departures, name) for name in SYSTEMS},
+    **{f"{name}/presets": partial(presets, name) for name in SYSTEMS},
     **{f"snippets/{path.name}": partial(snippet, path) for path in sorted(DOCS.glob("snippets/*.py"))},
 }
 

@@ -13,15 +13,17 @@ ratios = st.sampled_from([0.01, 0.25, 1 / 3, 1.0, 8.0, 100.0])
 @given(
     ratio=ratios, start=st.integers(1, 30), unroll=st.integers(1, 20), batch=st.integers(1, 64),
     slack=st.floats(0, 50), walk=st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=120),
+    behind=st.integers(0, 400),
 )  # fmt: skip
 def test_inserts_and_samples_stay_within_the_error_buffer_and_one_side_can_always_go_on(
-    ratio, start, unroll, batch, slack, walk
+    ratio, start, unroll, batch, slack, walk, behind
 ):
     buffer = max(unroll * ratio, batch) + slack
     limiter = Limiter(ratio, start, buffer).build(unroll, batch)
     sampled = inserted = 0
     for insert, steps in walk:
-        assert limiter.can_insert() or limiter.can_sample()
+        assert limiter.can_insert(behind) or limiter.can_sample()
+        assert limiter.can_insert() or not limiter.can_insert(behind)
         if insert and limiter.can_insert():
             limiter.insert(min(steps, unroll))
             inserted += min(steps, unroll)
@@ -48,6 +50,16 @@ def test_the_buffer_that_is_chosen_by_default_lets_both_sides_go_on_for_ever(rat
             assert limiter.can_sample()
             limiter.sample(batch)
     assert limiter.drift_samples <= limiter.error_buffer
+
+
+def test_who_is_ahead_leaves_room_for_those_behind_and_waits_no_longer_than_until_nothing_can_be_sampled():
+    limiter = Limiter(1.0, 1, 40.0).build(10, 5)
+    limiter.insert(11)
+    assert [limiter.can_insert(behind) for behind in range(4)] == [True, True, True, False]  # 10 + 10 (1 + behind) <= 40
+    assert not limiter.can_insert(99)
+    while limiter.can_sample():
+        limiter.sample(5)
+    assert limiter.can_insert(99)
 
 
 def test_without_a_ratio_nothing_is_limited_after_the_start():

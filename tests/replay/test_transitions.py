@@ -249,6 +249,39 @@ def test_samples_may_begin_with_fewer_items_than_a_batch_and_nothing_stalls():
             sampled += 1
 
 
+@pytest.mark.parametrize("slack", [1, 2, 5])
+def test_actors_that_always_ask_in_the_same_order_insert_alike(slack):
+    """Whenever there is room, the first one asked would be first; it may not take all of it."""
+    limiter = Limiter(4.0, 10, slack * 4.0 * 3 * 2)
+    table = make_table(Transitions(1, GAMMA), Uniform(), actors=4, capacity_steps=400, limiter=limiter)
+    writers = [Writer(table, actor, seed=0) for actor in range(4)]
+    for _ in range(600):
+        for writer in writers:
+            if writer.inlet.can_insert():
+                writer.insert(3)
+        if table.can_sample():
+            table.sample()
+    rows = [writer.row for writer in writers]
+    assert min(rows) > 100
+    assert max(rows) - min(rows) <= 3 * 3
+
+
+def test_actors_that_are_gone_do_not_keep_the_others_from_inserting():
+    limiter = Limiter(4.0, 10, 2 * 4.0 * 3 * 2 * 4)
+    table = make_table(Transitions(1, GAMMA), Uniform(), actors=4, capacity_steps=400, limiter=limiter)
+    writers = [Writer(table, actor, seed=0) for actor in range(4)]
+    for _ in range(600):
+        for writer in writers[2:]:
+            if writer.inlet.can_insert():
+                writer.insert(3)
+        if table.can_sample():
+            table.sample()
+    rows = [writer.row for writer in writers]
+    assert rows[:2] == [0, 0]
+    assert min(rows[2:]) > 200
+    assert abs(rows[2] - rows[3]) <= 3 * 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

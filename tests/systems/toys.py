@@ -82,6 +82,33 @@ class Endless(Corridor):
         return np.zeros(1, np.float32)
 
 
+class EndlessBox(Endless):
+    """`Endless` for a continuous action."""
+
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+
+class Aim(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Name twice the number you see, five times; the reward is minus the squared miss. The best return is 0."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Box(-2.0, 4.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._see(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        miss = float(action[0]) - 2 * float(self.number[0])
+        self.time += 1
+        return self._see(), -(miss**2), self.time == 5, False, {}
+
+    def _see(self) -> np.ndarray:
+        self.number = self.np_random.uniform(-1, 1, 1).astype(np.float32)
+        return self.number
+
+
 def endless() -> Endless:
     return Endless()
 

@@ -65,11 +65,18 @@ class RunningLimiter:
         allowed = (self.inserted_steps - self._starts_at) * self.samples_per_insert
         return allowed - (self.sampled_items - self._sampled_before)
 
-    def can_insert(self, times: int = 1) -> bool:
-        """Whether `times` inserts of `insert_steps` more steps are welcome."""
+    def can_insert(self, times: int = 1, behind: int = 0) -> bool:
+        """Whether `times` inserts of `insert_steps` more steps are welcome, the last from an actor ahead of `behind` others.
+
+        It leaves room for one insert of each of those, so that no actor takes all the room for itself; if they do not come,
+        it may still insert once nothing more can be sampled.
+        """
         if self.samples_per_insert is None or self.inserted_steps < self._starts_at:
             return True
-        return self.drift_samples + times * self.insert_steps * self.samples_per_insert <= self.error_buffer
+        each = self.insert_steps * self.samples_per_insert
+        most = 2 * self.error_buffer - self.sample_items  # room that sampling alone can always make
+        room = max(times * each, min((times + behind) * each, most))
+        return self.drift_samples + room <= self.error_buffer
 
     def can_sample(self) -> bool:
         """Whether `sample_items` more samples are allowed."""

@@ -130,7 +130,11 @@ class Table:
         if own_ahead >= UNROLLS_AHEAD or self._is_full(actor, own_ahead):
             return False
         after = self.inserted_steps + (1 + all_ahead) * self.insert_steps
-        return (self.most_steps is None or after <= self.most_steps) and self.limiter.can_insert(1 + all_ahead)
+        if self.most_steps is not None and after > self.most_steps:
+            return False
+        behind = np.count_nonzero(self._ends < self._ends[actor] + own_ahead * self._unroll_steps)
+        without_room = max(0, int(behind) - (all_ahead - own_ahead))
+        return self.limiter.can_insert(1 + all_ahead, without_room)
 
     def _is_full(self, actor: int, ahead: int = 0) -> bool:
         """Whether one more unroll of `actor`, beside `ahead` under way, would overwrite an item that waits in a queue."""

@@ -82,6 +82,7 @@ class Monitor:
     def after_round(self) -> bool:
         """Looks at the run; False when it should stop."""
         steps = self.steps
+        self.read_episodes()  # in every round: which were the last 100 must not depend on when somebody looked
         if steps >= self._next_log:
             self._log(steps)
         self._read_evaluations()
@@ -95,7 +96,6 @@ class Monitor:
     def _log(self, steps: int) -> None:
         period = self._options.log_period_steps
         self._next_log, self._last_log = (steps // period + 1) * period, steps
-        self.read_episodes()
         reported: dict[str, list[float]] = {}
         for part in self._parts.values():
             if hasattr(part, "metrics"):
@@ -157,7 +157,6 @@ class Monitor:
 
     def progress(self) -> Progress:
         """Where the run stands."""
-        self.read_episodes()
         steps_per_second = updates_per_second = 0.0
         if len(self._marks) > 1:
             (then, steps, updates), (now, steps_now, updates_now) = self._marks[0], self._marks[-1]
