@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.oracles.returns import initial_priority
 from tests.replay.test_stacks import CountingFrames
-from tests.replay.writers import poisoned
+from tests.replay.writers import Poisoned
 from veldt.core import Acted, Place
 from veldt.data import ActionSpec, ArraySpec, EnvSpec, Weights
 from veldt.errors import ConfigError
@@ -111,17 +111,19 @@ class Diary:
 
 
 def make(n, unroll, streams, capacity, parameters=None, pull_period_steps=None):
-    rate = NStepPriorities(n, GAMMA, CLIP)
     table = Table(
         ENV.step_spec(EXTRAS), actors=1, streams=streams, unroll_steps=unroll, capacity_steps=capacity,
         view=Transitions(n, GAMMA, CLIP), selector=Proportional(1.0, 0.0), limiter=Limiter(None), batch_size=1,
-        initial_priorities=rate, allocate=poisoned,
+        initial_priorities=NStepPriorities(n, GAMMA, CLIP), place=Place(arena=Poisoned),
     )  # fmt: skip
-    actor = Actor(
+    return table, make_actor(table, n, unroll, streams, parameters, pull_period_steps)
+
+
+def make_actor(table, n, unroll, streams, parameters=None, pull_period_steps=None):
+    return Actor(
         Guessing, ENV, ConstantEpsilon(0.0), unroll_steps=unroll, streams=streams, pull_period_steps=pull_period_steps,
-        initial_priorities=rate, memory=table, parameters=parameters or Published(), place=Place(),
+        initial_priorities=NStepPriorities(n, GAMMA, CLIP), memory=table, parameters=parameters or Published(), place=Place(),
     )  # fmt: skip
-    return table, actor
 
 
 @settings(max_examples=40, deadline=None)
@@ -160,6 +162,19 @@ def test_every_item_has_its_own_priority_at_the_start_after_a_wrap_and_after_a_r
             row * streams + b for row in range(before * unroll, (before + 12) * unroll - n) for b in range(streams)
             if not diary.rows["last"][row][b]
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("unroll", [1, 4])
+def test_the_items_of_an_actor_that_is_gone_are_rated_by_its_successor(unroll):
+    table, actor = make(3, unroll, 2, 60)
+    diary = Diary(table, 2)
+    diary.watch(table)
+    for turn in range(20):
+        if turn in (1, 9):  # what the old one wrote before its last commit is in the ring; its episodes end there
+            actor = make_actor(table, 3, unroll, 2)
+        assert actor.step()
+        diary.note((turn + 1) * unroll)
+    diary.check(3)
 
 
 def test_an_item_waits_for_the_row_that_its_priority_needs():

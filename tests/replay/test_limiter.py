@@ -22,8 +22,8 @@ def test_inserts_and_samples_stay_within_the_error_buffer_and_one_side_can_alway
     limiter = Limiter(ratio, start, buffer).build(unroll, batch)
     sampled = inserted = 0
     for insert, steps in walk:
-        assert limiter.can_insert(behind) or limiter.can_sample()
-        assert limiter.can_insert() or not limiter.can_insert(behind)
+        assert limiter.can_insert(1, behind) or limiter.can_sample()
+        assert limiter.can_insert() or not limiter.can_insert(1, behind)
         if insert and limiter.can_insert():
             limiter.insert(min(steps, unroll))
             inserted += min(steps, unroll)
@@ -55,11 +55,11 @@ def test_the_buffer_that_is_chosen_by_default_lets_both_sides_go_on_for_ever(rat
 def test_who_is_ahead_leaves_room_for_those_behind_and_waits_no_longer_than_until_nothing_can_be_sampled():
     limiter = Limiter(1.0, 1, 40.0).build(10, 5)
     limiter.insert(11)
-    assert [limiter.can_insert(behind) for behind in range(4)] == [True, True, True, False]  # 10 + 10 (1 + behind) <= 40
-    assert not limiter.can_insert(99)
+    assert [limiter.can_insert(1, behind) for behind in range(4)] == [True, True, True, False]  # 10 + 10 (1 + behind) <= 40
+    assert not limiter.can_insert(1, 99)
     while limiter.can_sample():
         limiter.sample(5)
-    assert limiter.can_insert(99)
+    assert limiter.can_insert(1, 99)
 
 
 def test_without_a_ratio_nothing_is_limited_after_the_start():

@@ -24,7 +24,7 @@ def actors_and_learner(actors, env="CartPole-v1", samples_per_insert=4.0, start_
     """`actors` x actor; replay, parameters and learner at home."""
     env = make_env_spec(env)
     agent = partial(QAgent, env, QNetworkConfig("auto", (32,), False))
-    loss = QLearning(double=True, sum_over_batch=False)
+    loss = QLearning(double=True, sum_over_batch=False, error_loss="huber", initial_priorities=False)
     if error_buffer is None and samples_per_insert is not None:
         error_buffer = 2 * actors * UNROLL_STEPS * STREAMS * samples_per_insert
     replay = Node("replay", partial(
@@ -37,7 +37,8 @@ def actors_and_learner(actors, env="CartPole-v1", samples_per_insert=4.0, start_
         LocalParameters, agent, optimizer, max_gradient_norm=None, learning_rate=None))  # fmt: skip
     links = {"memory": "replay", "parameters": "parameters"}
     actor = Node("actor", partial(
-        Actor, agent, env, EpsilonLadder(0.4, 7), unroll_steps=UNROLL_STEPS, streams=STREAMS), links)  # fmt: skip
+        Actor, agent, env, EpsilonLadder(0.4, 7), unroll_steps=UNROLL_STEPS, streams=STREAMS,
+        pull_period_steps=None, initial_priorities=None), links)  # fmt: skip
     learner = Node("learner", partial(Learner, agent, loss, target_period_updates=50), links)
     program = Program((Bundle("actor", (actor,), actors), Bundle("learning", (replay, parameters, learner))))
     if not evaluator:

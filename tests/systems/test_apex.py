@@ -26,6 +26,7 @@ from veldt.systems.apex_dpg import program as dpg_program
 
 SMALL: dict[str, Any] = {
     "preset": "cartpole",
+    "runtime": "inline",
     "samples_per_insert": 8.0,
     "hidden": (32,),
     "batch_size": 32,
@@ -108,7 +109,7 @@ def test_every_environment_of_every_actor_has_its_own_rung_and_keeps_it(count: i
 
 
 def test_the_metrics_show_the_mean_exploration_of_all_actors(tmp_path: Path) -> None:
-    train(tmp_path / "run", environments=4, steps=1_000)
+    train(tmp_path / "run", environments=4, epsilon_base=0.4, steps=1_000)
     assert read(tmp_path / "run" / "metrics.csv")["exploration"].values == pytest.approx([0.08327872] * 4, rel=1e-5)
 
 

@@ -69,14 +69,14 @@ class Table:
         if queue and (limiter.samples_per_insert is not None or limiter.start_steps > 1):
             raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
         self._streams_per_actor, self._unroll_steps = streams, unroll_steps
-        self._kept_rows = -(-capacity_steps // (actors * streams))
         self._window = max(view.window_steps, initial_priorities.window_steps if initial_priorities else 0)
         rows_needed = _rows_needed(self._window, unroll_steps, actors, streams, batch_size, queue)
+        self._kept_rows = -(-capacity_steps // (actors * streams))
         if self._kept_rows < rows_needed:
+            written = f"items of {self._window} steps in batches of {batch_size}, written {unroll_steps} rows at a time"
             raise ConfigError(
                 f"a replay of {capacity_steps} steps gives each of {actors * streams} streams {self._kept_rows} rows; "
-                f"items of {self._window} steps in batches of {batch_size}, written {unroll_steps} rows at a time, "
-                f"need {rows_needed}: use a capacity >= {rows_needed * actors * streams}"
+                f"{written}, need {rows_needed}: use a capacity >= {rows_needed * actors * streams}"
             )
         # Beside the rows that items may start at: frames before the oldest, and what an actor writes ahead of its commits.
         self.rows = self._kept_rows + (frame_stack - 1) + UNROLLS_AHEAD * unroll_steps + 1
@@ -90,8 +90,7 @@ class Table:
         self._selector = selector.build(self._items, self.streams.slots, place.seeds("selector"))
         self._view, self._reader = view, view.reader(self.streams, frame_stack, batch_size)
         self._batch_size = batch_size
-        self._ends = np.zeros(actors, np.int64)
-        self._ripe = np.zeros(actors, np.int64)
+        self._ends, self._ripe = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
         self.most_steps: int | None = None
 
     def __len__(self) -> int:
@@ -132,9 +131,9 @@ class Table:
         after = self.inserted_steps + (1 + all_ahead) * self.insert_steps
         if self.most_steps is not None and after > self.most_steps:
             return False
-        behind = np.count_nonzero(self._ends < self._ends[actor] + own_ahead * self._unroll_steps)
-        without_room = max(0, int(behind) - (all_ahead - own_ahead))
-        return self.limiter.can_insert(1 + all_ahead, without_room)
+        others = np.delete(self._ends, actor)
+        behind = int(np.count_nonzero(others < self._ends[actor] + own_ahead * self._unroll_steps))
+        return self.limiter.can_insert(1 + all_ahead, max(0, behind - (all_ahead - own_ahead)))  # others write already
 
     def _is_full(self, actor: int, ahead: int = 0) -> bool:
         """Whether one more unroll of `actor`, beside `ahead` under way, would overwrite an item that waits in a queue."""

@@ -43,9 +43,7 @@ class System:
 SYSTEMS: dict[str, System] = {
     "dqn": System("dqn", dqn.DQNConfig, dqn.program, dqn.agent, PRESETS["dqn"], "inline"),
     "apex": System("apex", apex.ApexConfig, apex.program, apex.agent, PRESETS["apex"], "processes"),
-    "apex-dpg": System(
-        "apex-dpg", apex_dpg.ApexDPGConfig, apex_dpg.program, apex_dpg.agent, PRESETS["apex-dpg"], "processes"
-    ),
+    "apex-dpg": System("apex-dpg", apex_dpg.ApexDPGConfig, apex_dpg.program, apex_dpg.agent, PRESETS["apex-dpg"], "processes"),
 }
 
 
