@@ -96,11 +96,11 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "batch_size": 64,
                 "optimizer": "adam",
                 "optimizer_epsilon": 1e-8,
-                "learning_rate_updates": 18_000,
+                "learning_rate_updates": 30_000,
                 "max_gradient_norm": 10.0,
                 "target_period_updates": 50,
-                "epsilon_base": 0.1,
-                "steps": 36_000,
+                "epsilon_base": 0.04,
+                "steps": 60_000,
             },
             fits="CartPole",
         ),
@@ -139,6 +139,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
             fits=r"(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|InvertedDoublePendulum|InvertedPendulum|Pusher|Reacher"
             r"|Swimmer|Walker2d)-v",
         ),
-        "pendulum": Preset({**_SMALL_APEX, "batch_size": 128, "steps": 16_000}, fits="Pendulum"),
+        "pendulum": Preset({**_SMALL_APEX, "n_steps": 2, "batch_size": 128, "steps": 16_000}, fits="Pendulum"),
     },
 }
