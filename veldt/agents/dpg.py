@@ -20,6 +20,9 @@ from veldt.errors import ConfigError
 from veldt.networks.dense import tanh_layers
 from veldt.networks.encoders import make_encoder
 
+LAST_LAYER = 3e-3
+"""The last layers' weights start within plus or minus this, so that no action begins where tanh is flat (Lillicrap et al. 2016)."""
+
 
 @dataclass(frozen=True)
 class DPGNetworkConfig:
@@ -72,6 +75,8 @@ class DPGAgent(nn.Module):
             tanh_layers(self.critic_encoder.features + size, network.critic_hidden),
             nn.Linear(network.critic_hidden[-1], 1),
         )
+        for parameter in (*self.policy_layers[1].parameters(), *self.critic_layers[1].parameters()):
+            nn.init.uniform_(parameter, -LAST_LAYER, LAST_LAYER)
         self.register_buffer("low", torch.tensor(env.action.low))
         self.register_buffer("high", torch.tensor(env.action.high))
 

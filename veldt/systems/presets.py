@@ -139,6 +139,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
             fits=r"(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|InvertedDoublePendulum|InvertedPendulum|Pusher|Reacher"
             r"|Swimmer|Walker2d)-v",
         ),
-        "pendulum": Preset({**_SMALL_APEX, "n_steps": 2, "batch_size": 128, "steps": 16_000}, fits="Pendulum"),
+        "pendulum": Preset({**_SMALL_APEX, "n_steps": 2, "batch_size": 128, "steps": 20_000}, fits="Pendulum"),
     },
 }
