@@ -1,4 +1,4 @@
-"""Returns over several steps: folded windows for replay (numpy), recursions over unrolls (torch).
+"""Returns over several steps of unrolls, as recursions. The folded windows of replay: `veldt.replay.kernels`.
 
 Time-major. A row marked `last` holds the final observation of its episode and its action is void: every function here
 lets a window stop there and bootstrap from its value, and nothing ever reads a reward of the next episode. Refuses
@@ -8,34 +8,7 @@ really has, never by gamma^n.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-
-
-def fold_n_step(
-    reward: np.ndarray, discount: np.ndarray, ends: np.ndarray, gamma: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """B windows of up to n steps, each folded into one transition: (R, G, k).
-
-    reward, discount: float32 [n, B], rows t .. t+n-1 of each stream. ends: bool [n, B], True where the window must stop
-    after that step: its discount is 0, or the next row is `last` (terminated or truncated). Rows behind a window's end
-    may hold anything.
-
-    R: float32 [B] = sum_{j<k} (prod_{i<j} gamma discount_i) r_j;  G: float32 [B] = gamma^k prod_{i<k} discount_i;
-    k: int64 [B] = steps used, 1..n. The target is R + G * value(obs k rows later).
-    Source: Sutton 1988; Mnih et al. 2016, section 4; Horgan et al. 2018, section 3.1.
-    """
-    steps, streams = reward.shape
-    if steps == 1:
-        return reward[0].copy(), discount[0] * np.float32(gamma), np.ones(streams, np.int64)
-    used = np.ones((steps, streams), bool)
-    np.logical_not(np.logical_or.accumulate(ends[:-1], axis=0), out=used[1:])
-    factor = np.ones((steps + 1, streams), np.float32)
-    np.multiply(discount, np.float32(gamma), out=factor[1:], where=used)
-    np.multiply.accumulate(factor, axis=0, out=factor)
-    earned = np.zeros((steps, streams), np.float32)
-    np.multiply(reward, factor[:-1], out=earned, where=used)
-    return earned.sum(axis=0), factor[-1], used.sum(axis=0, dtype=np.int64)
 
 
 def discounted_returns(
