@@ -1,4 +1,4 @@
-"""Rescaling (T3), priorities (T4, T6), Q-learning's parts (T11) and policies (T9)."""
+"""Rescaling (T3), priorities (T6), Q-learning's parts (T11) and policies (T9)."""
 
 import numpy as np
 import pytest
