@@ -1,7 +1,7 @@
 """The inner loops of replay, compiled by numba: loops over a batch that in numpy are a dozen calls, or wait for memory.
 
-numba is imported, and a kernel compiled, when it is first called: importing numba takes a third of a second, and whoever
-only writes into a table never needs it. Compiled code is kept beside this file or, where that cannot be written, in the
+numba is imported, and a kernel compiled, when it is first called: importing numba takes a quarter of a second, and
+processes that hold no table never need it. Compiled code is kept beside this file or, where that cannot be written, in the
 user's cache folder, or nowhere. No fast mathematics and no threads: the same input gives the same bits. Nothing is checked here.
 
 A tree is an array `nodes` of 2 * leaves numbers, leaves being a power of two: node k is the sum of nodes 2k and 2k + 1,
