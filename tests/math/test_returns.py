@@ -6,76 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.oracles.returns import n_step_target, n_step_window
+from tests.oracles.returns import n_step_target
 from veldt.math.rescaling import h, h_inverse
-from veldt.math.returns import discounted_returns, fold_n_step, n_step_targets
-
-GAMMA = 0.9
-# T2 as a stream: r = 1..7; step 3 terminates, step 6 truncates. Row 4 and row 8 are the final observations, and
-# their void rows hold rewards that must never be read.
-REWARD = np.array([1, 2, 3, 4, 1e6, 5, 6, 7, 1e6, 1e6], np.float32)
-DISCOUNT = np.array([1, 1, 1, 0, 1, 1, 1, 1, 1, 1], np.float32)
-ENDS = np.array([0, 0, 0, 1, 0, 0, 0, 1, 0, 0], bool)
-VALUES = np.array([0, 10, 20, 30, 1e6, 0, 50, 60, 70, 0], np.float32)  # of the observation of each row
-
-
-@pytest.mark.parametrize(
-    ("row", "k", "r", "g", "target"),
-    [
-        (0, 3, 5.23, 0.729, 27.10),
-        (1, 3, 7.94, 0, 7.94),
-        (2, 2, 6.6, 0, 6.6),
-        (3, 1, 4, 0, 4),
-        (5, 3, 16.07, 0.729, 67.10),
-        (6, 2, 12.3, 0.81, 69.0),
-        (7, 1, 7, 0.9, 70.0),
-    ],
-)
-def test_a_folded_window_is_the_table_of_t2(row, k, r, g, target):
-    rows = slice(row, row + 3)
-    reward, factor, steps = fold_n_step(REWARD[rows, None], DISCOUNT[rows, None], ENDS[rows, None], GAMMA)
-    assert steps[0] == k
-    assert reward[0] == pytest.approx(r, rel=1e-6)
-    assert factor[0] == pytest.approx(g, rel=1e-6)
-    assert reward[0] + factor[0] * VALUES[row + k] == pytest.approx(target, rel=1e-6)
-
-
-def test_windows_side_by_side_are_the_same_as_windows_one_by_one():
-    starts = [0, 1, 2, 3, 5, 6, 7]
-    rows = np.arange(3)[:, None] + np.array(starts)
-    together = fold_n_step(REWARD[rows], DISCOUNT[rows], ENDS[rows], GAMMA)
-    for place, start in enumerate(starts):
-        alone = fold_n_step(*(a[start : start + 3, None] for a in (REWARD, DISCOUNT, ENDS)), GAMMA)
-        assert [float(part[place]) for part in together] == [float(part[0]) for part in alone]
-
-
-def test_folding_says_float32_and_int64_for_every_n():
-    for n in (1, 2, 10):
-        zeros = np.zeros((n, 4), np.float32)
-        assert [part.dtype for part in fold_n_step(zeros, zeros, zeros > 1, 0.99)] == [
-            np.float32,
-            np.float32,
-            np.int64,
-        ]
-
-
-def test_one_step_folding_does_not_hand_out_the_ring():
-    reward = np.ones((1, 3), np.float32)
-    folded, _, _ = fold_n_step(reward, np.ones_like(reward), np.zeros((1, 3), bool), 0.5)
-    assert not np.shares_memory(folded, reward)
-
-
-@given(n=st.integers(1, 10), streams=st.integers(1, 6), seed=st.integers(0, 10**6))
-def test_folding_agrees_with_the_accumulator_of_the_paper(n, streams, seed):
-    random = np.random.default_rng(seed)
-    reward = random.normal(size=(n, streams)).astype(np.float32)
-    discount = (random.random((n, streams)) > 0.2).astype(np.float32)
-    ends = (discount == 0) | (random.random((n, streams)) < 0.2)
-    reward[1:][np.logical_or.accumulate(ends[:-1])] = np.nan  # behind the end: never read
-    total, factor, steps = fold_n_step(reward, discount, ends, 0.97)
-    for b in range(streams):
-        slow = n_step_window(reward[:, b], discount[:, b], ends[:, b], 0.97, n)
-        np.testing.assert_allclose((total[b], factor[b], steps[b]), slow, rtol=1e-5, atol=1e-5)
+from veldt.math.returns import discounted_returns, n_step_targets
 
 
 def column(*values, dtype=torch.float64):

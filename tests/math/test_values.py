@@ -1,4 +1,4 @@
-"""Rescaling (T3), priorities (T4, T6), Q-learning's parts (T11) and policies (T9)."""
+"""Rescaling (T3), priorities (T6), Q-learning's parts (T11) and policies (T9)."""
 
 import numpy as np
 import pytest
@@ -61,26 +61,6 @@ def test_h_and_h_inverse_keep_their_digits_in_float32(x):
 def test_the_r2d2_target_sums_in_raw_space_and_squashes_last():
     target = 0.997 + 10 * 0.997**4 + 0.997**5 * h_inverse(double(3.0), 1e-3)
     assert h(target, 1e-3).item() == pytest.approx(4.1769277774, rel=1e-10)
-
-
-def test_priorities_of_t4_have_alpha_applied_once_and_a_floor():
-    mass = priorities.exponentiate(np.array([1, 2, 3, 4], np.float32), 0.6, 1e-6)
-    np.testing.assert_allclose(mass, [1, 1.51571657, 1.93318204, 2.29739671], rtol=1e-8)
-    assert mass.dtype == np.float64
-    assert priorities.exponentiate(np.zeros(1), 0.6, 1e-6)[0] == pytest.approx(1e-6**0.6)
-    assert np.isnan(priorities.exponentiate(np.array([np.nan]), 0.6, 1e-6)[0])
-
-
-def test_importance_weights_of_t4_are_divided_by_the_largest_of_the_batch():
-    chance = np.array([0.1482295, 0.22467391, 0.28655461, 0.34054197])
-    whole = priorities.importance_weights(chance, 4, 0.4)
-    np.testing.assert_allclose(whole, [1, 0.84674531, 0.76822936, 0.71697762], rtol=1e-6)
-    np.testing.assert_allclose(priorities.importance_weights(chance[2:], 4, 0.4), [1, 0.9332859], rtol=1e-6)
-
-
-def test_importance_weights_of_t6_correct_a_batch_of_sequences():
-    chance = np.array([0.72682458, 0.22120832, 0.0519671])
-    np.testing.assert_allclose(priorities.importance_weights(chance, 3, 0.6), [0.20539001, 0.41933025, 1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("mask", "priority"), [((1, 1, 1, 1, 1), 1.875), ((1, 1, 0, 0, 1), 0.95833333)])

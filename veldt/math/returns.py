@@ -1,4 +1,4 @@
-"""Returns over several steps: folded windows for replay (numpy), recursions over unrolls (torch).
+"""Returns over several steps of unrolls, as recursions. The folded windows of replay: `veldt.replay.kernels`.
 
 Time-major. A row marked `last` holds the final observation of its episode and its action is void: every function here
 lets a window stop there and bootstrap from its value, and nothing ever reads a reward of the next episode. Refuses
@@ -22,7 +22,8 @@ def fold_n_step(
     may hold anything.
 
     R: float32 [B] = sum_{j<k} (prod_{i<j} gamma discount_i) r_j;  G: float32 [B] = gamma^k prod_{i<k} discount_i;
-    k: int64 [B] = steps used, 1..n. The target is R + G * value(obs k rows later).
+    k: int64 [B] = steps used, 1..n. Actors fold with this, readers of a replay with its compiled twin in `replay.kernels`.
+    The target is R + G * value(obs k rows later).
     Source: Sutton 1988; Mnih et al. 2016, section 4; Horgan et al. 2018, section 3.1.
     """
     steps, streams = reward.shape

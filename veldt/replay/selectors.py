@@ -14,8 +14,8 @@ import numpy as np
 
 from veldt.core import State
 from veldt.errors import ConfigError
-from veldt.math.priorities import exponentiate, importance_weights
 from veldt.replay.items import Items
+from veldt.replay.kernels import exponentiate, label
 from veldt.replay.sum_tree import SumTree, refuse_unfit
 
 PRIORITY_FLOOR = 1e-6
@@ -212,15 +212,12 @@ class _Proportional:
         return None
 
     def insert(self, actor: int, keys: np.ndarray, priorities: np.ndarray | None) -> None:
-        if priorities is not None:
-            refuse_unfit(keys, priorities)
-        slots = keys % self._slots
-        self._key_at[slots] = keys
-        self._alive += len(keys)
         if priorities is None:  # as likely as the most surprising item seen
-            self._tree.set(slots, np.full(len(keys), self._largest**self._settings.exponent))
-        else:
-            self._set(slots, priorities)
+            priorities = np.full(len(keys), self._largest)
+        refuse_unfit(keys, priorities)
+        self._key_at[keys % self._slots] = keys
+        self._alive += len(keys)
+        self._set(keys, priorities)
 
     def remove(self, keys: np.ndarray) -> None:
         slots = keys % self._slots
@@ -231,26 +228,21 @@ class _Proportional:
     def select(self, count: int) -> Selected:
         points = self._random.random(count)
         if self._settings.stratified:
-            points = (np.arange(count) + points) / count
+            points += np.arange(count, dtype=np.float64)
+            points /= count
         slots, probabilities = self._tree.draw(points)
         self._selected += count
-        weights = importance_weights(probabilities, self._alive, self._importance_exponent)
-        return Selected(self._key_at.take(slots), weights)
+        return Selected(*label(self._key_at, slots, probabilities, self._alive, self._importance_exponent))
 
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         refuse_unfit(keys, priorities)
-        slots = keys % self._slots
-        alive = self._key_at.take(slots) == keys
-        if not alive.all():
-            slots, priorities = slots[alive], priorities[alive]
-        self._set(slots, priorities)
+        self._set(keys, priorities)
 
-    def _set(self, slots: np.ndarray, priorities: np.ndarray) -> None:
-        """Sets priorities that `refuse_unfit` let pass."""
-        if not len(slots):
-            return
-        self._tree.set(slots, exponentiate(priorities, self._settings.exponent, PRIORITY_FLOOR))
-        self._largest = max(self._largest, float(priorities.max()))
+    def _set(self, keys: np.ndarray, priorities: np.ndarray) -> None:
+        """Sets priorities that `refuse_unfit` let pass, of those of `keys` that are alive."""
+        slots, masses, largest = exponentiate(self._key_at, keys, priorities, self._settings.exponent, PRIORITY_FLOOR)
+        self._tree.set(slots, masses)
+        self._largest = max(self._largest, largest)
 
     @property
     def _importance_exponent(self) -> float:

@@ -15,7 +15,7 @@ import torch
 
 from veldt.data import STEP_FIELDS, Transition, Tree, Unroll, tree_from_items, tree_items, tree_map
 from veldt.errors import ConfigError
-from veldt.math.returns import fold_n_step
+from veldt.replay.kernels import fold_n_step
 from veldt.replay.streams import Streams
 
 
@@ -193,24 +193,19 @@ class _TransitionReader:
     def __init__(self, view: Transitions, streams: Streams, frame_stack: int, batch_size: int) -> None:
         self._view = view
         self._window = _Window(streams, frame_stack, view.n_steps, batch_size)
+        self._clip = np.inf if view.reward_clip is None else view.reward_clip
 
     def read(self, keys: np.ndarray) -> Transition:
         view, steps = self._view, self._window.load(keys)
-        reward, discount = steps["reward"][:-1], steps["discount"][:-1]
-        if view.reward_clip is not None:
-            reward = reward.clip(-view.reward_clip, view.reward_clip)
-        if view.n_steps == 1:
-            folded_reward, folded_discount = reward[0], discount[0] * np.float32(view.discount)
-            seen = self._window.observe(2)
-        else:
-            ends = steps["last"][1:] | (discount == 0)
-            folded_reward, folded_discount, length = fold_n_step(reward, discount, ends, view.discount)
-            seen = self._window.observe(np.stack([np.zeros_like(length), length]))
+        reward, discount, length = fold_n_step(
+            steps["reward"][:-1], steps["discount"][:-1], steps["last"][1:], view.discount, self._clip
+        )
+        seen = self._window.observe(2 if view.n_steps == 1 else np.stack([np.zeros_like(length), length]))
         return Transition(
             obs=tree_map(lambda leaf: leaf[0], seen),
             action=torch.from_numpy(steps["action"][0]),
-            reward=torch.from_numpy(folded_reward),
-            discount=torch.from_numpy(folded_discount),
+            reward=torch.from_numpy(reward),
+            discount=torch.from_numpy(discount),
             next_obs=tree_map(lambda leaf: leaf[1], seen),
         )
 
