@@ -67,6 +67,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "minatar": Preset(
             {
                 **_SMALL_DQN,
+                "n_steps": 5,
+                "dueling": True,
                 "hidden": (128,),
                 "replay_steps": 100_000,
                 "start_steps": 5_000,
