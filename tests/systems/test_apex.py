@@ -14,7 +14,7 @@ import torch
 
 import veldt
 from tests.systems.test_dqn import rows, same_weights, weights
-from tests.systems.toys import Aim, EndlessBox, corridor
+from tests.systems.toys import SECONDS, Aim, EndlessBox, corridor
 from veldt.envs.make import make_env_spec
 from veldt.errors import ConfigError
 from veldt.math.priorities import NStepPriorities
@@ -24,24 +24,7 @@ from veldt.systems.apex import ApexConfig, program
 from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.apex_dpg import program as dpg_program
 
-SMALL: dict[str, Any] = {
-    "preset": "cartpole",
-    "runtime": "inline",
-    "samples_per_insert": 8.0,
-    "hidden": (32,),
-    "batch_size": 32,
-    "start_steps": 200,
-    "replay_steps": 2_000,
-    "environments": 2,
-    "unroll_steps": 5,
-    "pull_period_steps": 15,
-    "target_period_updates": 50,
-    "eval_episodes": 5,
-    "eval_every_steps": 500,
-    "log_every_steps": 250,
-    "steps": 2_000,
-    "quiet": True,
-}
+SMALL: dict[str, Any] = {**SECONDS, "runtime": "inline", "samples_per_insert": 8.0, "unroll_steps": 5, "pull_period_steps": 15}
 """Ape-X for the toys: seconds."""
 
 TINY: dict[str, Any] = {"hidden": (8,), "start_steps": 100, "replay_steps": 4_000, "batch_size": 16}
@@ -217,7 +200,7 @@ def test_the_dpg_variant_finds_the_best_action(tmp_path: Path) -> None:
         "batch_size": 32, "samples_per_insert": 16.0, "learning_rate": 3e-3, "target_period_updates": 20, "n_steps": 2,
         "discount": 0.5, "policy_hidden": (16,), "critic_hidden": (32, 32), "steps": 3_000, "eval_episodes": 5, "quiet": True,
     }  # fmt: skip
-    result = veldt.train("apex-dpg", Aim, seed=1, out=tmp_path / "run", **settings)
+    result = veldt.train("apex-dpg", Aim, seed=1, out=tmp_path / "run", runtime="inline", **settings)
     assert result.final_mean is not None
     assert result.final_mean > -0.5  # the middle of the range everywhere: about -12
     assert veldt.evaluate(result.folder, episodes=20, seed=7).return_mean > -0.5
