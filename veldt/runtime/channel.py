@@ -1,7 +1,7 @@
 """A channel: messages between two processes over a socket, such that neither end can be stopped by the other.
 
 Receiving takes what is there and never waits for the rest of a message whose sender was frozen or killed in its middle.
-Sending puts away what the other end has no room for yet, up to a limit.
+Sending keeps what the other end has no room for yet.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Commit(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """From the home process: `actor` may write one more unroll into memory `node`; why not a further one, if it may not."""
+    """From the home process: `actor` may write one more unroll into memory `node`."""
 
     node: str
     actor: int
@@ -51,7 +51,6 @@ class MemoryLink:
     node: str
     ring: Ring
     end: int
-    insert_steps: int
 
     def open(self, board: Board, send: Send) -> MemoryPort:
         """The port."""
@@ -63,7 +62,6 @@ class MemoryPort:
 
     def __init__(self, link: MemoryLink, board: Board, send: Send) -> None:
         self._link, self._board, self._send = link, board, send
-        self.insert_steps = link.insert_steps
         self.inlets: dict[int, InletPort] = {}
 
     @property

@@ -97,7 +97,7 @@ class ProcessRuntime:
     def _link(self, node: str, replica: int) -> MemoryLink | ParametersLink:
         part = self._home[node]
         if isinstance(part, Writable):
-            return MemoryLink(node, part.ring(replica), part.end(replica), part.insert_steps)
+            return MemoryLink(node, part.ring(replica), part.end(replica))
         if isinstance(part, Parameters):
             return ParametersLink(node, self._publications[node])
         raise ConfigError(f"node {node!r} cannot be reached from another process")

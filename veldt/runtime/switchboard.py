@@ -132,7 +132,7 @@ class Switchboard:
     def idle(self, workers: Mapping[str, Worker]) -> None:
         """Waits until something arrives or is due. Says who waits for what when nothing has moved for long."""
         started = time.monotonic()
-        if self._idle_since is None or started - self._idle_since < 0:
+        if self._idle_since is None:
             self._idle_since = self._told_stall = started
         self._pump(IDLE_SECONDS)
         now = time.monotonic()
