@@ -45,6 +45,7 @@ class Place:
     Seeds form a tree, run -> role -> replica -> environment, so that no two random streams are ever the same and
     adding an actor does not change what the others do.
 
+    life: how many processes have been this replica before, so that a successor does not repeat its predecessor's luck.
     arena: makes the arena of one part; memory that other processes are to see comes from there.
     """
 
@@ -52,11 +53,13 @@ class Place:
     replicas: int = 1
     seed: int = 0
     device: str = "cpu"
+    life: int = 0
     arena: Callable[[], Arena] = PrivateArena
 
     def seeds(self, role: str) -> np.random.SeedSequence:
         """The root of the random numbers of one role of this replica, such as `actor` or `selector`."""
-        return np.random.SeedSequence(self.seed, spawn_key=(*role.encode(), self.replica))
+        later = (0, self.life) if self.life else ()  # no role begins with 0
+        return np.random.SeedSequence(self.seed, spawn_key=(*later, *role.encode(), self.replica))
 
 
 @runtime_checkable

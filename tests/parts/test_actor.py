@@ -110,19 +110,20 @@ class Diary:
         assert self.priorities == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
-def make(n, unroll, streams, capacity, parameters=None, pull_period_steps=None):
+def make(n, unroll, streams, capacity, parameters=None, pull_period_steps=None, max_lag_updates=None):
     table = Table(
         ENV.step_spec(EXTRAS), actors=1, streams=streams, unroll_steps=unroll, capacity_steps=capacity,
         view=Transitions(n, GAMMA, CLIP), selector=Proportional(1.0, 0.0), limiter=Limiter(None), batch_size=1,
         initial_priorities=NStepPriorities(n, GAMMA, CLIP), place=Place(arena=Poisoned),
     )  # fmt: skip
-    return table, make_actor(table, n, unroll, streams, parameters, pull_period_steps)
+    return table, make_actor(table, n, unroll, streams, parameters, pull_period_steps, max_lag_updates)
 
 
-def make_actor(table, n, unroll, streams, parameters=None, pull_period_steps=None):
+def make_actor(table, n, unroll, streams, parameters=None, pull_period_steps=None, max_lag_updates=None):
     return Actor(
         Guessing, ENV, ConstantEpsilon(0.0), unroll_steps=unroll, streams=streams, pull_period_steps=pull_period_steps,
-        initial_priorities=NStepPriorities(n, GAMMA, CLIP), memory=table, parameters=parameters or Published(), place=Place(),
+        initial_priorities=NStepPriorities(n, GAMMA, CLIP), max_lag_updates=max_lag_updates,
+        memory=table, parameters=parameters or Published(), place=Place(),
     )  # fmt: skip
 
 
@@ -235,3 +236,40 @@ def test_a_resumed_actor_goes_on_with_its_copy_and_copies_when_it_would_have():
         resumed.step()
         actor.step()
     assert actions(table, 12)[6:] == actions(resumed_table, 12)[6:] == [2, 2, 9, 9, 9, 9]
+
+
+def test_an_actor_reports_how_many_updates_old_the_weights_behind_its_unrolls_were():
+    parameters = Published()
+    _table, actor = make(1, 2, 1, 40, parameters, pull_period_steps=100)
+    for version in (0, 3, 7):
+        parameters.publish(version)
+        actor.step()
+    assert actor.metrics() == {"exploration": 0, "policy_lag_updates": 10 / 3, "policy_lag_updates_max": 7}
+    assert actor.metrics() == {"exploration": 0}  # no unroll since
+    parameters.publish(9)
+    actor.step()
+    assert actor.metrics()["policy_lag_updates"] == 9
+
+
+def test_an_unroll_of_weights_that_are_too_old_is_dropped_and_what_came_before_bootstraps_at_its_first_row():
+    parameters = Published()
+    table, actor = make(2, 4, 1, 80, parameters, pull_period_steps=12, max_lag_updates=3)
+    for version in (0, 3):
+        parameters.publish(version)
+        actor.step()
+    parameters.publish(4)
+    with pytest.warns(UserWarning, match="^unroll 4 updates old; dropped$"):
+        actor.step()
+    actor.step()  # new weights, of version 4
+    assert actions(table, 16) == [0] * 12 + [4] * 4
+    assert actor.steps == table.inserted_steps == int(np.count_nonzero(~table.inlet(0).rows["last"][:16]))
+    assert table.inlet(0).rows["last"][8:12].all()
+    assert not {8, 9, 10, 11} & set(table._items.state_dict()["keys"].tolist())
+
+
+def test_a_successor_does_not_repeat_the_random_numbers_of_those_before_it():
+    lives = [Place(replica=replica, seed=3, life=life) for replica in (0, 1) for life in (0, 1, 2)]
+    drawn = {
+        tuple(child.generate_state(4)) for place in lives for child in (place.seeds("actor"), *place.seeds("actor").spawn(2))
+    }
+    assert len(drawn) == 18

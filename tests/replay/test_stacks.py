@@ -79,7 +79,7 @@ def run(view, selector, stack, shape, streams=3, **limits):
     agent = Noting()
     actor = Actor(
         lambda: agent, env, lambda steps, index, count: np.zeros(len(index)), unroll_steps=4, streams=streams,
-        pull_period_steps=None, initial_priorities=None, memory=table, parameters=NoParameters(), place=Place(),
+        pull_period_steps=None, initial_priorities=None, max_lag_updates=None, memory=table, parameters=NoParameters(), place=Place(),
     )  # fmt: skip
     return table, actor, agent
 

@@ -38,7 +38,7 @@ def actors_and_learner(actors, env="CartPole-v1", samples_per_insert=4.0, start_
     links = {"memory": "replay", "parameters": "parameters"}
     actor = Node("actor", partial(
         Actor, agent, env, EpsilonLadder(0.4, 7), unroll_steps=UNROLL_STEPS, streams=STREAMS,
-        pull_period_steps=None, initial_priorities=None), links)  # fmt: skip
+        pull_period_steps=None, initial_priorities=None, max_lag_updates=None), links)  # fmt: skip
     learner = Node("learner", partial(Learner, agent, loss, target_period_updates=50), links)
     program = Program((Bundle("actor", (actor,), actors), Bundle("learning", (replay, parameters, learner))))
     if not evaluator:

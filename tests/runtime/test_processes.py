@@ -56,6 +56,7 @@ def test_an_actor_that_is_killed_is_replaced_and_contributes_again():
             killed.append(victim.pid)
         if killed and victim.ready and victim.pid != killed[0]:
             killed.append(victim.commits)
+            assert runtime._launch(1).place.life == 1
             return victim.commits < killed[1] + 3
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ class Actor:
         streams: int,
         pull_period_steps: int | None,
         initial_priorities: InitialPriorities | None,
+        max_lag_updates: int | None,
         memory: Memory,
         parameters: Parameters,
         place: Place,
@@ -44,13 +46,16 @@ class Actor:
         unroll_steps: rows written between two commits.
         pull_period_steps: steps of each stream between two copies of the weights, at least; None follows every update.
         initial_priorities: how to rate new items, where the memory wants that; made of recorded extras.
+        max_lag_updates: unrolls acted with weights that are more updates old than this, when they end, are dropped.
         memory: has an inlet for each actor.
         parameters: where the weights come from.
         place: which actor of how many this is, and its seeds.
         """
         self._agent: Agent = make_agent()
         self._follower = Follower(self._agent, parameters, copies=pull_period_steps is not None)
-        self._pull_period = pull_period_steps
+        self._pull_period, self._max_lag = pull_period_steps, max_lag_updates
+        self._parameters = parameters
+        self._lags: list[int] = []
         self._initial_priorities = initial_priorities
         self._inlet: Inlet = memory.inlet(place.replica)
         environments, actions = place.seeds("actor").spawn(2)
@@ -62,7 +67,7 @@ class Actor:
         self._unroll_steps = unroll_steps
         self._stack = FrameStack(env, streams)
         self._row = self._pulled_at = self._inlet.end
-        self.steps = 0
+        self.steps = self._inlet.end * streams
         self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None
         self._fields = {name: tree_leaves(value) for name, value in self._inlet.rows.items()}
@@ -101,9 +106,19 @@ class Actor:
         for _ in range(self._unroll_steps):
             self._advance(exploration)
         rows = np.arange(start, self._row) % self._inlet.ring_rows
+        priorities = self._priorities(start)
+        self._note_lag(rows)
         self.steps += int(np.count_nonzero(~self._fields["last"][0][rows]))
-        self._inlet.commit(self._row, self._priorities(start))
+        self._inlet.commit(self._row, priorities)
         return True
+
+    def _note_lag(self, rows: np.ndarray) -> None:
+        """How many updates old the weights behind `rows` are; if too many, the rows are made void: nothing is learned from them."""
+        lag = self._parameters.version - self._follower.version
+        if self._max_lag is not None and lag > self._max_lag:
+            self._fields["last"][0][rows] = True
+            warnings.warn(f"unroll {lag:,} updates old; dropped", stacklevel=2)
+        self._lags.append(lag)
 
     def _priorities(self, start: int) -> np.ndarray | None:
         """Of the rows whose windows became whole with the unroll from row `start` on; their beginnings are in the ring."""
@@ -147,9 +162,13 @@ class Actor:
         return self._inlet.waiting_for()
 
     def metrics(self) -> dict[str, float]:
-        """Exploration now, averaged over the streams."""
+        """Exploration now, averaged over the streams, and the policy lag of the unrolls since the last call, if there are any."""
         exploration = self._exploration(self.steps * self._replicas, self._index, self._count)
-        return {"exploration": float(exploration.mean())}
+        values = {"exploration": float(exploration.mean())}
+        lags, self._lags = self._lags, []
+        if lags:
+            values |= {"policy_lag_updates": sum(lags) / len(lags), "policy_lag_updates_max": float(max(lags))}
+        return values
 
     def close(self) -> None:
         """Closes the environments."""
@@ -166,6 +185,7 @@ class Actor:
             "restart": self._restart is not None,
             "weights": self._follower.state_dict(),
             "pulled_at": self._pulled_at,
+            "lags": list(self._lags),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -173,7 +193,7 @@ class Actor:
         self._row, self.steps = int(state["row"]), int(state["steps"])
         self._random.bit_generator.state = state["random"]
         self._follower.load_state_dict(state["weights"])
-        self._pulled_at = int(state["pulled_at"])
+        self._pulled_at, self._lags = int(state["pulled_at"]), list(state["lags"])
         step = self._env.load_state_dict(state["env"])
         if state["env"] is None or state["restart"]:
             self._begin_behind(step)

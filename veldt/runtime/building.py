@@ -38,6 +38,6 @@ def build(program: Program, bundles: Sequence[Bundle], *, seed: int, device: str
             continue
         for replica in range(bundle.replicas):
             links = {port: behind(bundle, target, replica) for port, target in node.links.items()}
-            place = Place(replica, bundle.replicas, seed, device, arena)
+            place = Place(replica, bundle.replicas, seed, device, arena=arena)
             parts[label(node.name, replica, bundle.replicas)] = node.make(place=place, **links)
     return parts

@@ -91,7 +91,7 @@ class ProcessRuntime:
         targets = {target for _, node in nodes for target in node.links.values() if target not in names}
         links = {target: self._link(target, replica) for target in targets}
         states = {name: self._states.pop(name) for name, _ in nodes if name in self._states}
-        place = Place(replica, bundle.replicas, self._seed)
+        place = Place(replica, bundle.replicas, self._seed, life=self.switchboard.crew[index].budget.deaths)
         return Launch(_worker_label(bundle, replica), nodes, place, links, self._board, f"heartbeat {index}", states)
 
     def _link(self, node: str, replica: int) -> MemoryLink | ParametersLink:

@@ -68,7 +68,7 @@ class RemotePart:
             self._evaluations += message.evaluations
         else:
             self.seconds = message.seconds.get(self.name, {})
-            self._metrics = message.metrics.get(self.name, {})
+            self._metrics |= message.metrics.get(self.name, {})
 
     def metrics(self) -> dict[str, float]:
         """Those of the last report."""

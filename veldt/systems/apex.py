@@ -50,6 +50,8 @@ class ApexShared:
     """Steps of each environment that an actor sends at a time."""
     pull_period_steps: int | None = 100
     """Steps of each environment after which an actor copies the weights (the paper's 400 frames); none: follow each update."""
+    max_lag_updates: int | None = None
+    """Unrolls acted with weights that are more updates old than this are dropped; none keeps all."""
     n_steps: int = 3
     """Rewards summed before bootstrapping."""
     discount: float = 0.99
@@ -83,7 +85,7 @@ class ApexShared:
         require_between("discount", self.discount, 0, 1)
         require_at_least("target_period_updates", self.target_period_updates, 1, " update")
         counts = "actors", "environments", "unroll_steps", "n_steps", "replay_steps", "start_steps", "batch_size"
-        for name in (*counts, "pull_period_steps", "learning_rate_updates"):
+        for name in (*counts, "pull_period_steps", "learning_rate_updates", "max_lag_updates"):
             if getattr(self, name) is not None:
                 require_at_least(name, getattr(self, name), 1)
 
@@ -131,7 +133,7 @@ def assemble(
     learner = Node("learner", partial(Learner, make_agent, loss, target_period_updates=c.target_period_updates), links)
     actor = Node("actor", partial(
         Actor, make_agent, env, exploration, unroll_steps=c.unroll_steps, streams=c.environments,
-        pull_period_steps=c.pull_period_steps, initial_priorities=rate), links)  # fmt: skip
+        pull_period_steps=c.pull_period_steps, initial_priorities=rate, max_lag_updates=c.max_lag_updates), links)  # fmt: skip
     return Program((Bundle("actor", (actor,), replicas=c.actors), Bundle("learning", (replay, parameters, learner))))
 
 

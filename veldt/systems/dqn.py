@@ -133,6 +133,6 @@ def program(c: DQNConfig, env: EnvSpec) -> Program:
     epsilon = LinearEpsilon(1.0, c.epsilon_end, c.start_steps, c.start_steps + c.epsilon_steps)
     actor = Node("actor", partial(
         Actor, make_agent, env, epsilon, unroll_steps=c.unroll_steps, streams=c.environments,
-        pull_period_steps=None, initial_priorities=None), links)  # fmt: skip
+        pull_period_steps=None, initial_priorities=None, max_lag_updates=None), links)  # fmt: skip
     learner = Node("learner", partial(Learner, make_agent, loss, target_period_updates=c.target_period_updates), links)
     return Program((Bundle("dqn", (actor, replay, learner, parameters)),))
