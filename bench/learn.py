@@ -1,17 +1,21 @@
 """The learning runs behind docs/results.md, which this script writes: `make learn`, or `python bench/learn.py --only cartpole`.
 
-Every run is the command that the table shows, in a process of its own, `--jobs` at a time. A run that is finished in
-`runs/learn/` is not made again; `--anew` makes all of them again. What the script did not run keeps its rows.
+Every run is the command that the page shows, in a process of its own, `--jobs` at a time. What a run reached, and its curve, is
+kept in `docs/results/data`, so that the page can be made of runs of several days and machines. A run that is kept there is not
+made again; `--anew` makes it again. Runs that are missing are named as missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib
@@ -29,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "learn"
 RESULTS = ROOT / "docs" / "results"
 EPISODES = 20
+CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -39,34 +44,97 @@ class Experiment:
     system: str
     env: str
     seeds: int
-    goal: str
+    goal: str = ""
     flags: tuple[str, ...] = ()
 
     def command(self, seed: int) -> list[str]:
         """The command of one seed."""
-        out = f"runs/learn/{self.name}-{seed}"
-        return ["veldt", "train", self.system, self.env, *self.flags, "--seed", str(seed), "--out", out]
+        return ["veldt", "train", self.system, self.env, *self.flags, "--seed", str(seed), "--out", self.folder(seed)]
+
+    def folder(self, seed: int) -> str:
+        """The run folder of one seed, below the project."""
+        return f"runs/learn/{self.name}-{seed}"
+
+    def data(self, seed: int) -> Path:
+        """Where what one seed reached is kept."""
+        return RESULTS / "data" / f"{self.name}-{seed}.json"
+
+    def found(self) -> list[Found]:
+        """What is kept of all seeds."""
+        kept = (self.data(seed) for seed in range(1, self.seeds + 1))
+        return [Found(**json.loads(path.read_text())) for path in kept if path.is_file()]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one run reached: training returns (mean of 100 episodes) and fresh episodes of its best policy."""
+
+    seed: int
+    preset: str
+    steps: int
+    wall_seconds: float
+    train_return: float
+    fresh_return: float
+    policy_step: int
+    curve_steps: list[int]
+    curve_wall_seconds: list[float]
+    curve_returns: list[float]
+    made_with: str
+
+    def return_at(self, wall_seconds: float) -> float:
+        """The training return after so much wall time."""
+        return float(np.interp(wall_seconds, self.curve_wall_seconds, self.curve_returns))
+
+
+MINATAR = {"breakout": 3, "asterix": 3, "freeway": 1, "seaquest": 1, "space-invaders": 1}
+"""Seeds that each game is run with."""
+
+
+def minatar(system: str, prefix: str = "") -> tuple[Experiment, ...]:
+    """A system on the five games."""
+    ids = {name: f"MinAtar/{''.join(word.title() for word in name.split('-'))}-v1" for name in MINATAR}
+    return tuple(
+        Experiment(f"{prefix}minatar-{name}", system, ids[name], seeds, flags=("--steps", "1000000"),
+                   goal="last 100 training episodes >= 8" if (system, name) == ("dqn", "breakout") else "")
+        for name, seeds in MINATAR.items()
+    )  # fmt: skip
 
 
 EXPERIMENTS = (
     Experiment("cartpole", "dqn", "CartPole-v1", 5, "20 fresh episodes >= 475, at most 50,000 steps, under 60 s",
                ("--steps", "50000")),
-    Experiment("minatar-breakout", "dqn", "MinAtar/Breakout-v1", 3, "last 100 training episodes >= 8",
-               ("--steps", "1000000")),
     Experiment("apex-cartpole", "apex", "CartPole-v1", 5, "20 fresh episodes >= 475, in about a minute"),
     Experiment("apex-pendulum", "apex-dpg", "Pendulum-v1", 3, "20 fresh episodes >= -200, under 2 minutes"),
+    Experiment("apex-halfcheetah", "apex-dpg", "HalfCheetah-v5", 1, "20 fresh episodes >= 3000", ("--steps", "1000000")),
+    *minatar("dqn"),
+    *minatar("apex", "apex-"),
 )  # fmt: skip
+BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several experiments on one environment, in one picture."""
+
+    name: str
+    experiments: tuple[str, ...]
+
+
+COMPARISONS = tuple(Comparison(f"systems-minatar-{game}", (f"minatar-{game}", f"apex-minatar-{game}")) for game in MINATAR)
 
 
 def run(experiment: Experiment, seed: int, anew: bool) -> None:
-    """Makes one run, unless it is there."""
-    folder = RUNS / f"{experiment.name}-{seed}"
-    if not anew and _finished(folder):
+    """Makes one run and keeps what it reached, unless that is there."""
+    if experiment.data(seed).is_file() and not anew:
         return
-    command = experiment.command(seed)
-    print(" ".join(command), flush=True)
-    arguments = [sys.executable, "-m", "veldt.cli", *command[1:], "--overwrite", "--quiet"]
-    subprocess.run(arguments, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    folder = ROOT / experiment.folder(seed)
+    if anew or not _finished(folder):
+        command = experiment.command(seed)
+        print(" ".join(command), flush=True)
+        arguments = [sys.executable, "-m", "veldt.cli", *command[1:], "--overwrite", "--quiet"]
+        subprocess.run(arguments, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    experiment.data(seed).parent.mkdir(parents=True, exist_ok=True)
+    experiment.data(seed).write_text(json.dumps(asdict(look(folder, seed))) + "\n")
 
 
 def _finished(folder: Path) -> bool:
@@ -74,80 +142,102 @@ def _finished(folder: Path) -> bool:
     return status.is_file() and json.loads(status.read_text())["state"] == "finished"
 
 
-def row(experiment: Experiment, seed: int) -> dict[str, object]:
-    """What one run reached."""
-    folder = RUNS / f"{experiment.name}-{seed}"
+def look(folder: Path, seed: int) -> Found:
+    """What the run in `folder` reached."""
     train = read(folder / "metrics.csv")[TRAIN_RETURN]
     fresh = veldt.evaluate(folder, EPISODES, seed=1000 + seed)
-    return {
-        "seed": seed,
-        "steps": int(train.steps[-1]),
-        "wall": duration(float(train.wall_seconds[-1])),
-        "train": float(train.values[-1]),
-        "fresh": fresh.return_mean,
-        "policy_step": fresh.policy_step,
-    }
+    versions = json.loads((folder / "versions.json").read_text())
+    kept = np.unique(np.linspace(0, len(train.steps) - 1, CURVE_POINTS).round().astype(int))
+    return Found(
+        seed=seed,
+        preset=yaml.safe_load((folder / "config.yaml").read_text())["preset"],
+        steps=int(train.steps[-1]),
+        wall_seconds=round(float(train.wall_seconds[-1]), 1),
+        train_return=round(float(train.values[-1]), 3),
+        fresh_return=round(fresh.return_mean, 3),
+        policy_step=fresh.policy_step,
+        curve_steps=[int(train.steps[index]) for index in kept],
+        curve_wall_seconds=[round(float(train.wall_seconds[index]), 1) for index in kept],
+        curve_returns=[round(float(train.values[index]), 3) for index in kept],
+        made_with=f"torch {versions['torch']}, Python {versions['python']}, {os.cpu_count()} cores, {platform.machine()}",
+    )
 
 
-def draw(experiment: Experiment) -> None:
-    """Training returns of all seeds, by steps and by wall time."""
+def draw(name: str, title: str, groups: dict[str, list[Found]], one_color_each: bool) -> None:
+    """Training returns by steps and by wall time; a colour for each run, or for each group."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
-    for seed in range(1, experiment.seeds + 1):
-        series = read(RUNS / f"{experiment.name}-{seed}" / "metrics.csv")[TRAIN_RETURN]
-        axes[0].plot(series.steps, series.values, label=f"seed {seed}", linewidth=1)
-        axes[1].plot(np.asarray(series.wall_seconds) / 60, series.values, linewidth=1)
+    for number, (label, runs) in enumerate(groups.items()):
+        for found in runs:
+            style = {"label": f"seed {found.seed}"} if one_color_each else {"color": f"C{number}"}
+            if not one_color_each and found is runs[0]:
+                style["label"] = label
+            axes[0].plot(found.curve_steps, found.curve_returns, linewidth=1, **style)
+            style.pop("label", None)
+            axes[1].plot(np.asarray(found.curve_wall_seconds) / 60, found.curve_returns, linewidth=1, **style)
     axes[0].set(xlabel="agent steps", ylabel="return, mean of 100 episodes")
     axes[1].set(xlabel="wall time (minutes)")
     axes[0].legend(frameon=False)
-    figure.suptitle(f"{experiment.system} on {experiment.env}")
+    figure.suptitle(title)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    figure.savefig(RESULTS / f"{experiment.name}.png", dpi=110)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
     plt.close(figure)
 
 
-def section(experiment: Experiment) -> str:
+def section(experiment: Experiment, runs: list[Found]) -> Iterator[str]:
     """The experiment's part of the page."""
-    draw(experiment)
-    lines = [
-        f"## {experiment.system} on {experiment.env}",
-        "",
-        f"Goal: {experiment.goal}. The first of the runs: `{' '.join(experiment.command(1))}`",
-        "",
-        f"| seed | steps | wall time | last 100 training episodes | best policy, {EPISODES} fresh episodes | kept at step |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for seed in range(1, experiment.seeds + 1):
-        found = row(experiment, seed)
-        lines.append(
-            f"| {seed} | {found['steps']:,} | {found['wall']} | {found['train']:.2f} | {found['fresh']:.2f} "
-            f"| {found['policy_step']:,} |"
-        )
-    config = yaml.safe_load((RUNS / f"{experiment.name}-1" / "config.yaml").read_text())
-    versions = json.loads((RUNS / f"{experiment.name}-1" / "versions.json").read_text())
-    lines += [
-        "",
-        f"![Return over steps and over wall time](results/{experiment.name}.png)",
-        "",
-        f"Preset `{config['preset']}`; torch {versions['torch']}, Python {versions['python']}.",
-        "",
-    ]
-    return "\n".join(lines)
+    draw(experiment.name, f"{experiment.system} on {experiment.env}", {experiment.system: runs}, one_color_each=True)
+    goal = f"Goal: {experiment.goal}. " if experiment.goal else ""
+    yield f"## {experiment.system} on {experiment.env}\n"
+    yield f"{goal}The first of the runs: `{' '.join(experiment.command(1))}`\n"
+    yield f"| seed | steps | wall time | last 100 training episodes | best policy, {EPISODES} fresh episodes | kept at step |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for found in runs:
+        yield (f"| {found.seed} | {found.steps:,} | {duration(found.wall_seconds)} | {found.train_return:.2f} "
+               f"| {found.fresh_return:.2f} | {found.policy_step:,} |")  # fmt: skip
+    missing = sorted(set(range(1, experiment.seeds + 1)) - {found.seed for found in runs})
+    if missing:
+        yield f"\nNot run yet: seed {', '.join(map(str, missing))}."
+    yield f"\n![Return over steps and over wall time](results/{experiment.name}.png)\n"
+    yield f"Preset `{runs[0].preset}`; {runs[0].made_with}.\n"
+
+
+def comparison(one: Comparison) -> Iterator[str]:
+    """Systems side by side: at the end, and when the quickest of them was done."""
+    groups = {BY_NAME[name].system: BY_NAME[name].found() for name in one.experiments if BY_NAME[name].found()}
+    if len(groups) < 2:
+        return
+    env = BY_NAME[one.experiments[0]].env
+    draw(one.name, f"Systems on {env}", groups, one_color_each=False)
+    quickest = min(np.mean([found.wall_seconds for found in runs]) for runs in groups.values())
+    yield f"## Systems side by side on {env}\n"
+    yield f"| system | seeds | steps | wall time | return at the end | return after {duration(quickest)} |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for system, runs in groups.items():
+        wall, steps = (np.mean([getattr(found, name) for found in runs]) for name in ("wall_seconds", "steps"))
+        end, then = np.mean([found.train_return for found in runs]), np.mean([found.return_at(quickest) for found in runs])
+        yield f"| {system} | {len(runs)} | {steps:,.0f} | {duration(wall)} | {end:.2f} | {then:.2f} |"
+    yield "\nReturns: mean of the last 100 training episodes, and of all seeds. Each system explores in its own way.\n"
+    yield f"![Return over steps and over wall time](results/{one.name}.png)\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=[experiment.name for experiment in EXPERIMENTS])
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--only", nargs="*", choices=list(BY_NAME), metavar="EXPERIMENT", help=", ".join(BY_NAME))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--anew", action="store_true", help="make runs again that are there")
     asked = parser.parse_args()
-    chosen = [experiment for experiment in EXPERIMENTS if not asked.only or experiment.name in asked.only]
+    chosen = EXPERIMENTS if asked.only is None else [BY_NAME[name] for name in asked.only]
     with ThreadPoolExecutor(asked.jobs) as pool:
         jobs = [pool.submit(run, one, seed, asked.anew) for one in chosen for seed in range(1, one.seeds + 1)]
         for job in jobs:
             job.result()
-    there = [one for one in EXPERIMENTS if all(_finished(RUNS / f"{one.name}-{seed + 1}") for seed in range(one.seeds))]
-    head = "# Results\n\nWritten by `bench/learn.py` (`make learn`) from the run folders; two cores, no GPU.\n\n"
-    (ROOT / "docs" / "results.md").write_text(head + "\n".join(section(experiment) for experiment in there))
+    lines = ["# Results\n", "Written by `bench/learn.py` (`make learn`) from `docs/results/data`; no GPU.\n"]
+    for experiment in EXPERIMENTS:
+        if runs := experiment.found():
+            lines += section(experiment, runs)
+    for one in COMPARISONS:
+        lines += comparison(one)
+    (ROOT / "docs" / "results.md").write_text("\n".join(lines))
 
 
 if __name__ == "__main__":
