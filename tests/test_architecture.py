@@ -329,6 +329,7 @@ PAPER_APEX = {
     "reward_clip": 1.0,
     "unroll_steps": 50,
     "pull_period_steps": 400 // 4,  # the paper counts frames, 4 of them a step
+    "max_lag_updates": None,
     "environments": 1,
     "encoder": "auto",
     # departures, listed in docs/apex.md

@@ -105,11 +105,13 @@ class Actor:
             self._seen = self._stack.recall(self._inlet.rows, self._row)
         for _ in range(self._unroll_steps):
             self._advance(exploration)
+        written = time.perf_counter()
         rows = np.arange(start, self._row) % self._inlet.ring_rows
         priorities = self._priorities(start)
         self._note_lag(rows)
         self.steps += int(np.count_nonzero(~self._fields["last"][0][rows]))
         self._inlet.commit(self._row, priorities)
+        self.seconds["writing streams"] += time.perf_counter() - written
         return True
 
     def _note_lag(self, rows: np.ndarray) -> None:

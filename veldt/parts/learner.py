@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
 from math import isfinite
 from typing import Any
 
 import torch
 
 from veldt.core import Memory, Objective, Parameters, Place, State
-from veldt.data import Batch, tree_map
+from veldt.data import Batch
 from veldt.errors import Diverged
 from veldt.parts.parameters import Follower
+from veldt.parts.staging import Staging
 
 MAX_BAD_UPDATES = 10
 """So many updates in a row whose loss or gradients are not finite end the run."""
@@ -26,7 +26,11 @@ METRICS_PERIOD_UPDATES = 10
 
 
 class Learner:
-    """One update per `step()`, and a target network that is copied every `target_period_updates` updates."""
+    """One update per `step()`, and a target network that is copied every `target_period_updates` updates.
+
+    On a GPU the next batch is sampled and copied while the device computes, so it does not see the priorities of the update
+    under way, and a checkpoint forgets it: it counts as sampled and is not learned from.
+    """
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class Learner:
         parameters: where gradients go.
         place: which learner this is.
         """
-        self._device = place.device
+        self._staging = None if place.device == "cpu" else Staging(place.device)
         self._online = make_agent()
         self._online.to(place.device)
         self._follower = Follower(self._online, parameters, copies=False)
@@ -79,21 +83,45 @@ class Learner:
         Raises:
             Diverged: loss or gradients were not finite `MAX_BAD_UPDATES` times in a row.
         """
-        if not self._memory.can_sample():
+        batch = self._next_batch()
+        if batch is None:
             return False
-        started = time.perf_counter()
-        batch = self._on_device(self._memory.sample())
-        sampled = time.perf_counter()
-        self.seconds["sampling replay"] += sampled - started
+        started, before = time.perf_counter(), self.seconds["sampling replay"]
         self._update(batch)
-        self.seconds["learning"] += time.perf_counter() - sampled
+        sampling = self.seconds["sampling replay"] - before
+        self.seconds["learning"] += time.perf_counter() - started - sampling
         return True
+
+    def _next_batch(self) -> Batch[Any] | None:
+        """The batch to learn from now, on the device; None if there is none."""
+        if self._staging is None:
+            return self._sample()
+        if not self._staging.full:
+            self._stage()
+        return self._staging.take() if self._staging.full else None
+
+    def _stage(self) -> None:
+        """Sends the next batch, if there is one, on its way to the device."""
+        batch = self._sample()
+        if batch is not None and self._staging is not None:
+            self._staging.put(batch)
+
+    def _sample(self) -> Batch[Any] | None:
+        if not self._memory.can_sample():
+            return None
+        started = time.perf_counter()
+        batch = self._memory.sample()
+        self.seconds["sampling replay"] += time.perf_counter() - started
+        return batch
 
     def _update(self, batch: Batch[Any]) -> None:
         self._follower.pull()
         loss = self._objective(self._online, self._target, batch)
+        gradients = torch.autograd.grad(loss.value, self._leaves, allow_unused=True)
+        if self._staging is not None:
+            self._stage()  # while the device computes: the next line waits for it
         value, version = float(loss.value.detach()), self._parameters.version
-        if not isfinite(value) or self._push(loss.value) == version:
+        if not isfinite(value) or self._parameters.push(gradients, self._follower.version) == version:
             self._skip(value)
             return
         self._bad = 0
@@ -108,19 +136,6 @@ class Learner:
             self._sums["loss"] = self._sums.get("loss", 0.0) + value
             for name, values in loss.metrics.items():
                 self._sums[name] = self._sums.get(name, 0.0) + float(values.mean())
-
-    def _push(self, loss: torch.Tensor) -> int:
-        gradients = torch.autograd.grad(loss, self._leaves, allow_unused=True)
-        return self._parameters.push(gradients, self._follower.version)
-
-    def _on_device(self, batch: Batch[Any]) -> Batch[Any]:
-        if self._device == "cpu":
-            return batch
-        moved = {
-            field.name: tree_map(lambda leaf: leaf.to(self._device, non_blocking=True), getattr(batch.data, field.name))
-            for field in fields(batch.data)
-        }
-        return Batch(replace(batch.data, **moved), batch.weights.to(self._device), batch.keys)
 
     def _skip(self, loss: float) -> None:
         self.skipped_updates += 1
