@@ -174,11 +174,16 @@ class Ring(Protocol):
         """The fields, as `Inlet.rows`, in the memory that the ring was made with."""
 
 
-class Memory(Protocol):
-    """Experience, to be written by actors and sampled by a learner. Never blocks."""
+class StepCount(Protocol):
+    """Who knows how many steps were taken: a memory, or a port that stands for one."""
 
-    inserted_steps: int
-    """Agent steps inserted since the run began."""
+    @property
+    def inserted_steps(self) -> int:
+        """Agent steps inserted since the run began."""
+
+
+class Memory(StepCount, Protocol):
+    """Experience, to be written by actors and sampled by a learner. Never blocks."""
 
     def inlet(self, actor: int) -> Inlet:
         """Where actor number `actor` writes."""
@@ -197,12 +202,12 @@ class Memory(Protocol):
 
 
 @runtime_checkable
-class Writable(Protocol):
-    """A memory whose actors may live in other processes: what their ports need of it."""
+class Writable(StepCount, Protocol):
+    """A memory whose actors may live in other processes: what their ports need of it, and whoever ends the run."""
 
-    inserted_steps: int
-    insert_steps: int
-    """Steps that one commit inserts, at most."""
+    @property
+    def insert_steps(self) -> int:
+        """Steps that one commit inserts, at most."""
 
     most_steps: int | None
     """Inserts that could make it more steps than so many are refused. Set by whoever knows how long the run is."""

@@ -36,13 +36,18 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Program:
-    """The bundles of a system.
+    """The bundles of a system, and which of its nodes have the two roles that every run asks for.
+
+    memory: the node whose replicas count the agent steps of the run, each its own.
+    parameters: the node that holds the weights; the versions of its replicas count the updates.
 
     Raises:
-        ConfigError: two nodes share a name, a link leads nowhere, or links run in a circle.
+        ConfigError: two nodes share a name, a link or a role leads nowhere, or links run in a circle.
     """
 
     bundles: tuple[Bundle, ...]
+    memory: str = "replay"
+    parameters: str = "parameters"
 
     def __post_init__(self) -> None:
         names = [node.name for node in self.nodes]
@@ -53,6 +58,9 @@ class Program:
             for port, target in node.links.items():
                 if target not in names:
                     raise ConfigError(f"port {port!r} of node {node.name!r} is linked to {target!r}; nodes: {names}")
+        for role, name in (("memory", self.memory), ("parameters", self.parameters)):
+            if name not in names:
+                raise ConfigError(f"no node is called {name!r}, which has the role {role!r}; nodes: {names}")
         self.build_order()
 
     @property
@@ -90,7 +98,7 @@ class Program:
 
     def with_bundle(self, bundle: Bundle) -> Program:
         """This program and one more bundle."""
-        return Program((*self.bundles, bundle))
+        return replace(self, bundles=(*self.bundles, bundle))
 
     def relink(self, name: str, **links: str) -> Program:
         """This program with the given ports of node `name` linked anew."""
@@ -98,4 +106,5 @@ class Program:
         def relinked(node: Node) -> Node:
             return replace(node, links={**node.links, **links}) if node.name == name else node
 
-        return Program(tuple(replace(bundle, nodes=tuple(map(relinked, bundle.nodes))) for bundle in self.bundles))
+        bundles = tuple(replace(bundle, nodes=tuple(map(relinked, bundle.nodes))) for bundle in self.bundles)
+        return replace(self, bundles=bundles)

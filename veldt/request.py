@@ -139,9 +139,10 @@ def _check_device(device: str) -> None:
 
 
 def _check_sizes(config: Any, run: RunOptions) -> None:
-    if config.start_steps >= run.steps:
+    start_steps = getattr(config, "start_steps", 0)
+    if start_steps >= run.steps:
         raise ConfigError(
-            f"start_steps {config.start_steps:,} leaves no step to learn in: the run has {run.steps:,} steps; "
+            f"start_steps {start_steps:,} leaves no step to learn in: the run has {run.steps:,} steps; "
             f"use a smaller start_steps, more --steps, or a preset for small problems"
         )
     cores = os.cpu_count() or 1

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from veldt.core import State
+from veldt.core import State, Writable
 from veldt.data import tree_leaves
 from veldt.errors import ConfigError, RunFolderError, VeldtError, WorkersLost
 from veldt.parts.evaluator import Evaluation, Evaluator
@@ -32,6 +32,7 @@ from veldt.runs.monitor import Monitor
 from veldt.runs.policy import save_policy
 from veldt.runs.progress import Progress
 from veldt.runs.report import draw_curve
+from veldt.runtime.building import replicas_of
 from veldt.runtime.inline import InlineRuntime
 from veldt.runtime.processes import ProcessRuntime
 
@@ -120,7 +121,7 @@ def with_evaluator(program: Program, request: Request) -> Program:
         epsilon=run.eval_epsilon,
         rows_per_step=EVALUATION_ROWS,
     )
-    node = Node("evaluator", make, {"memory": "replay", "parameters": "parameters"})
+    node = Node("evaluator", make, {"memory": program.memory, "parameters": program.parameters})
     return program.with_bundle(Bundle("evaluation", (node,)))
 
 
@@ -155,6 +156,9 @@ class _Stretch:
         torch.set_num_threads(_threads(request))
         program = with_evaluator(request.system.program(request.config, request.env_spec), request)
         self._runtime = make_runtime(program, request)
+        parts = self._runtime.parts
+        self._memories: list[Writable] = [parts[name] for name in replicas_of(program, program.memory)]
+        self._parameters: list[Any] = [parts[name] for name in replicas_of(program, program.parameters)]
 
     def run(self, folder: RunFolder, loaded: Loaded | None = None) -> Result:
         """Runs to the end and writes into `folder` what a run leaves behind."""
@@ -166,6 +170,8 @@ class _Stretch:
         self._checkpoints = Checkpoints(folder.checkpoints_path, options.keep_checkpoints)
         self._monitor = Monitor(
             self._runtime.parts,
+            self._memories,
+            self._parameters,
             options,
             self._table,
             self._display,
@@ -244,7 +250,7 @@ class _Stretch:
     def _save(self, state: State) -> None:
         parts = self._runtime.parts
         states = {
-            "weights": parts["parameters"].state_dict()["tensors"],
+            "weights": {name: tensor for part in self._parameters for name, tensor in part.state_dict()["tensors"].items()},
             "runtime": state,
             "monitor": self._monitor.state_dict(),
         }

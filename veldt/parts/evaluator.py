@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from veldt.core import Agent, Parameters, Place, State
+from veldt.core import Agent, Parameters, Place, State, StepCount
 from veldt.data import EnvSpec, Episode
 from veldt.parts.frame_stack import FrameStack
 
@@ -79,7 +79,7 @@ class Evaluator:
         episodes: int,
         epsilon: float,
         rows_per_step: int,
-        memory: Any,
+        memory: StepCount | Sequence[StepCount],
         parameters: Parameters,
         place: Place,
     ) -> None:
@@ -90,7 +90,7 @@ class Evaluator:
         episodes: episodes of one evaluation.
         epsilon: chance of a random action while evaluating.
         rows_per_step: rows played in one `step()`.
-        memory: counts the agent steps.
+        memory: counts the agent steps; several count them together.
         parameters: where the weights come from.
         place: seeds the environments.
         """
@@ -98,20 +98,27 @@ class Evaluator:
         self._env, self._place = env, place
         self._period, self._episodes, self._epsilon = period_steps, episodes, epsilon
         self._rows_per_step = rows_per_step
-        self._memory, self._parameters = memory, parameters
+        self._memories = memory if isinstance(memory, Sequence) else (memory,)
+        self._parameters = parameters
         self._play: Play | None = None
         self._at_step = 0
         self._next_step = period_steps
         self._results: list[Evaluation] = []
         self.seconds = {"evaluation": 0.0}
 
+    @property
+    def _steps(self) -> int:
+        """Agent steps taken."""
+        return sum(memory.inserted_steps for memory in self._memories)
+
     def step(self) -> bool:
         """Starts an evaluation if one is due, or plays on; False if none is."""
         if self._play is None:
-            if self._memory.inserted_steps < self._next_step:
+            steps = self._steps
+            if steps < self._next_step:
                 return False
-            self._start(self._memory.inserted_steps)
-            self._next_step = (self._memory.inserted_steps // self._period + 1) * self._period
+            self._start(steps)
+            self._next_step = (steps // self._period + 1) * self._period
         assert self._play is not None
         started = time.perf_counter()
         if self._play.advance(self._rows_per_step):
@@ -144,11 +151,11 @@ class Evaluator:
 
     def conclude(self) -> None:
         """Finishes the evaluation under way, then evaluates the final weights if they were not the ones evaluated."""
-        if self._play is None and self._at_step != self._memory.inserted_steps:
-            self._start(self._memory.inserted_steps)
+        if self._play is None and self._at_step != self._steps:
+            self._start(self._steps)
         while self._play is not None:
             self.step()
-        if self._at_step != self._memory.inserted_steps:
+        if self._at_step != self._steps:
             self.conclude()
 
     def pop_evaluations(self) -> list[Evaluation]:
@@ -158,7 +165,7 @@ class Evaluator:
 
     def waiting_for(self) -> str:
         """The step of the next evaluation."""
-        return f"evaluator: step {self._memory.inserted_steps:,} of {self._next_step:,} before the next evaluation"
+        return f"evaluator: step {self._steps:,} of {self._next_step:,} before the next evaluation"
 
     def metrics(self) -> dict[str, float]:
         """Nothing: evaluations are events of their own."""

@@ -151,8 +151,9 @@ class Learner:
         return self._memory.waiting_for()
 
     def metrics(self) -> dict[str, float]:
-        """Means over the updates read since the last call."""
+        """Means over the updates read since the last call, and the updates skipped so far."""
         values = {name: total / self._count for name, total in self._sums.items()}
+        values["skipped_updates"] = float(self.skipped_updates)
         self._sums, self._count = {}, 0
         return values
 

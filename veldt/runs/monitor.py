@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from veldt.core import State
+from veldt.core import Parameters, State, Writable
 from veldt.parts.evaluator import Evaluation
 from veldt.runs.display import Display
 from veldt.runs.metrics import EVAL_RETURN, TRAIN_RETURN, MetricsTable
@@ -22,6 +22,9 @@ REDRAW_SECONDS = 0.25
 ROUNDS_PER_LOOK = 16
 """Rounds between two looks at the clock."""
 
+COUNTS = ("skipped_updates",)
+"""Metrics that count something since the run began."""
+
 
 class Monitor:
     """Counts and decides; what it finds it hands to `on_best` (a policy to keep) and `on_checkpoint`."""
@@ -29,6 +32,8 @@ class Monitor:
     def __init__(
         self,
         parts: Mapping[str, Any],
+        memories: Sequence[Writable],
+        parameters: Sequence[Parameters],
         options: RunOptions,
         table: MetricsTable,
         display: Display,
@@ -39,6 +44,8 @@ class Monitor:
     ) -> None:
         """Args:
         parts: the running parts, by name.
+        memories: those of them that count agent steps.
+        parameters: those of them whose versions count updates.
         options: what the user chose.
         table, display: where metrics go.
         frames_per_step: emulator ticks of one agent step.
@@ -49,9 +56,8 @@ class Monitor:
         self._options, self._table, self._display = options, table, display
         self._frames_per_step = frames_per_step
         self._on_best, self._on_checkpoint = on_best, on_checkpoint
-        self._memory = parts["replay"]
-        self._memory.most_steps = options.steps
-        self._learner = parts["learner"]
+        self._memories, self._parameters = memories, parameters
+        self._share_out()
         self._evaluator = parts["evaluator"]
         self._actors = [part for part in parts.values() if hasattr(part, "pop_episodes")]
         self._next_log = options.log_period_steps
@@ -72,7 +78,12 @@ class Monitor:
     @property
     def steps(self) -> int:
         """Agent steps taken."""
-        return int(self._memory.inserted_steps)
+        return sum(memory.inserted_steps for memory in self._memories)
+
+    @property
+    def updates(self) -> int:
+        """Updates that all of the weights have seen."""
+        return min(part.version for part in self._parameters)
 
     @property
     def wall_seconds(self) -> float:
@@ -86,12 +97,19 @@ class Monitor:
         if steps >= self._next_log:
             self._log(steps)
         self._read_evaluations()
-        if steps + self._memory.insert_steps > self._options.steps:  # one more unroll could be too much
+        if not self._share_out():
             self.stop_reason = self.stop_reason or "steps"
         self._round += 1
         if self._round % ROUNDS_PER_LOOK == 0:
             self._look_at_clock()
         return self.stop_reason is None
+
+    def _share_out(self) -> bool:
+        """Shares the steps that are left out among the memories, so that there are never too many; False if no share is an unroll."""
+        share = (self._options.steps - self.steps) // len(self._memories)
+        for memory in self._memories:
+            memory.most_steps = memory.inserted_steps + share
+        return any(memory.insert_steps <= share for memory in self._memories)
 
     def _log(self, steps: int) -> None:
         period = self._options.log_period_steps
@@ -101,15 +119,14 @@ class Monitor:
             if hasattr(part, "metrics"):
                 for name, value in part.metrics().items():
                     reported.setdefault(name, []).append(value)
-        values = {name: sum(found) / len(found) for name, found in reported.items()}  # of several actors, the mean
+        values = {name: combined(name, found) for name, found in reported.items()}
         self._values = dict(values)
         if self._returns:
             values[TRAIN_RETURN] = sum(self._returns) / len(self._returns)
             values["train/length_steps"] = sum(self._lengths) / len(self._lengths)
         values["episodes"] = self.episodes
         values["frames"] = steps * self._frames_per_step
-        values["skipped_updates"] = self._learner.skipped_updates
-        self._table.write(steps, self._learner.updates, self.wall_seconds, values)
+        self._table.write(steps, self.updates, self.wall_seconds, values)
 
     def read_episodes(self) -> None:
         """Takes the finished training episodes from the actors."""
@@ -128,7 +145,7 @@ class Monitor:
                 "eval/return_max": float(evaluation.returns.max()),
                 "eval/length_steps": float(evaluation.lengths_steps.mean()),
             }
-            self._table.write(evaluation.step, self._learner.updates, self.wall_seconds, values)
+            self._table.write(evaluation.step, self.updates, self.wall_seconds, values)
             if self.best_mean is None or mean >= self.best_mean:
                 self.best_mean, self.best_step = mean, evaluation.step
                 self._on_best(evaluation)
@@ -147,7 +164,7 @@ class Monitor:
         now = time.perf_counter()
         if now - self._last_draw >= REDRAW_SECONDS:
             self._last_draw = now
-            self._marks.append((now, self.steps, self._learner.updates))
+            self._marks.append((now, self.steps, self.updates))
             self._display.update(self.progress())
         if self._options.minutes is not None and self.wall_seconds >= 60 * self._options.minutes:
             self.stop_reason = self.stop_reason or "minutes"
@@ -170,7 +187,7 @@ class Monitor:
         return Progress(
             steps=self.steps,
             total_steps=self._options.steps,
-            updates=self._learner.updates,
+            updates=self.updates,
             episodes=self.episodes,
             seconds=self.wall_seconds,
             steps_per_second=steps_per_second,
@@ -211,3 +228,11 @@ class Monitor:
         self.evaluation_mean, self.best_mean = state["evaluation_mean"], state["best_mean"]
         self.best_step = int(state["best_step"])
         self._seconds_before = float(state["wall_seconds"])
+        self._share_out()
+
+
+def combined(name: str, values: Sequence[float]) -> float:
+    """One number for what several parts report under one name: counts are added, of maxima the largest is taken, else the mean."""
+    if name in COUNTS:
+        return sum(values)
+    return max(values) if name.endswith("_max") else sum(values) / len(values)

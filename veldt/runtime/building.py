@@ -14,6 +14,12 @@ def label(name: str, replica: int, replicas: int) -> str:
     return name if replicas == 1 else f"{name} {replica}"
 
 
+def replicas_of(program: Program, node: str) -> list[str]:
+    """The labels of all replicas of the node called `node`."""
+    replicas = program.bundle_of(node).replicas
+    return [label(node, replica, replicas) for replica in range(replicas)]
+
+
 def labelled(bundle: Bundle, replica: int) -> list[str]:
     """The labels of one replica's nodes, in declared order."""
     return [label(node.name, replica, bundle.replicas) for node in bundle.nodes]
