@@ -138,7 +138,7 @@ def _report(result: Any) -> int:
     if result.best_mean is not None:
         print(f"return, evaluation: {result.final_mean:.4g} at the end, {result.best_mean:.4g} at best "
               f"(step {result.best_step:,}, kept as the policy)")  # fmt: skip
-    print(f"bound by: {bottleneck(progress.shares)}")
+    print(f"bound by: {bottleneck(progress.learning)}")
     print(f"run folder: {folder}")
     if result.exit_status and result.checkpoint_step is not None:
         print(f"saved step {result.checkpoint_step:,}; resume with: veldt train --resume {folder}")

@@ -203,11 +203,21 @@ class Memory(StepCount, Protocol):
 
 @runtime_checkable
 class Writable(StepCount, Protocol):
-    """A memory whose actors may live in other processes: what their ports need of it, and whoever ends the run."""
+    """A memory whose actors may live in other processes: what their ports, whoever ends the run and whoever shows it need of it."""
 
     @property
     def insert_steps(self) -> int:
         """Steps that one commit inserts, at most."""
+
+    capacity_steps: int
+    """Steps that it keeps."""
+
+    samples_per_insert_asked: float | None
+    """Samples that may be drawn for each step inserted; None: as many as one likes."""
+
+    @property
+    def samples_per_insert(self) -> float | None:
+        """Samples drawn for each step inserted since sampling began; None: it has not begun."""
 
     most_steps: int | None
     """Inserts that could make it more steps than so many are refused. Set by whoever knows how long the run is."""

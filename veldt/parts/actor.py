@@ -56,6 +56,8 @@ class Actor:
         self._pull_period, self._max_lag = pull_period_steps, max_lag_updates
         self._parameters = parameters
         self._lags: list[int] = []
+        self.lag_updates: int | None = None
+        """How many updates old the weights of the last unroll were when it ended."""
         self._initial_priorities = initial_priorities
         self._inlet: Inlet = memory.inlet(place.replica)
         environments, actions = place.seeds("actor").spawn(2)
@@ -120,6 +122,7 @@ class Actor:
         if self._max_lag is not None and lag > self._max_lag:
             self._fields["last"][0][rows] = True
             warnings.warn(f"unroll {lag:,} updates old; dropped", stacklevel=2)
+        self.lag_updates = lag
         self._lags.append(lag)
 
     def _priorities(self, start: int) -> np.ndarray | None:

@@ -65,6 +65,12 @@ class RunningLimiter:
         allowed = (self.inserted_steps - self._starts_at) * self.samples_per_insert
         return allowed - (self.sampled_items - self._sampled_before)
 
+    @property
+    def measured_samples_per_insert(self) -> float | None:
+        """Samples drawn for each step inserted since sampling began; None before."""
+        inserted = self.inserted_steps - self._starts_at
+        return (self.sampled_items - self._sampled_before) / inserted if inserted > 0 else None
+
     def can_insert(self, times: int = 1, behind: int = 0) -> bool:
         """Whether `times` inserts of `insert_steps` more steps are welcome, the last from an actor ahead of `behind` others.
 

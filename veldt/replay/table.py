@@ -92,6 +92,7 @@ class Table:
         self._batch_size = batch_size
         self._ends, self._ripe = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
         self.most_steps: int | None = None
+        self.capacity_steps, self.samples_per_insert_asked = capacity_steps, limiter.samples_per_insert
 
     def __len__(self) -> int:
         return self._selector.available()
@@ -105,6 +106,17 @@ class Table:
     def insert_steps(self) -> int:
         """Steps that one commit inserts, at most."""
         return self.limiter.insert_steps
+
+    @property
+    def samples_per_insert(self) -> float | None:
+        """Samples drawn for each step inserted since sampling began; None before."""
+        return self.limiter.measured_samples_per_insert
+
+    def metrics(self) -> dict[str, float]:
+        """How full it is, and how much was drawn from it."""
+        values = {"replay_fill": min(1.0, self.inserted_steps / self.capacity_steps)}
+        drawn = self.samples_per_insert
+        return values if drawn is None else {**values, "samples_per_insert": drawn}
 
     @property
     def nbytes(self) -> int:

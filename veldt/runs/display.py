@@ -12,9 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
-from veldt.runs.progress import Progress, duration
+from veldt.runs.progress import BUSY_SHARE, ActorNow, MemoryNow, Progress, bottleneck, duration, shares
 
 SPARKS = "▁▂▃▄▅▆▇█"
+WIDTH = 118
+SHOWN = ("loss", "policy_lag_updates", "replay_fill", "samples_per_insert", "restarts")
+"""Metrics that have a place of their own in the panel."""
+
+MOST_ACTORS = 6
+"""More are shown as one line for all."""
 
 
 class Display(Protocol):
@@ -98,7 +104,7 @@ class LivePanel:
         left = progress.seconds_left
         grid = Grid.grid(padding=(0, 3))
         for _ in range(4):
-            grid.add_column(justify="right")
+            grid.add_column(justify="right", min_width=10)
         grid.add_row(*(Text(name, style="dim") for name in ("steps", "steps/s", "updates", "updates/s")))
         grid.add_row(
             f"{progress.steps:,}",
@@ -119,10 +125,12 @@ class LivePanel:
             f"{progress.steps / progress.total_steps:.0%}",
             f"{duration(progress.seconds)} gone, {'?' if left is None else duration(left)} left",
         )
-        rest = "  ".join(f"{name} {value:.3g}" for name, value in progress.values.items() if name != "loss")
-        busy = "  ".join(f"{name} {share:.0%}" for name, share in progress.shares.items())
-        lines = (Text(f"return {sparkline(self._history)}"), Text(f"time   {busy}"), Text(rest, style="dim"))
-        return Panel(Group(grid, *lines, bar), title=self._title, expand=False)
+        rest = "  ".join(f"{name} {value:.3g}" for name, value in progress.values.items() if name not in SHOWN)
+        lines = (f"return    {sparkline(self._history)}", *describe(progress))
+        shown = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+        last = Text(rest, style="dim", no_wrap=True, overflow="ellipsis")
+        width = min(WIDTH, self._console.width)
+        return Panel(Group(grid, *shown, last, bar), title=self._title, width=width)
 
     def say(self, line: str) -> None:
         """Prints it above the panel."""
@@ -131,6 +139,55 @@ class LivePanel:
     def close(self) -> None:
         """Leaves the last panel on the screen."""
         self._live.stop()
+
+
+def describe(progress: Progress) -> list[str]:
+    """Lines about the actors, the tables, the learner and what binds them: as many at the start of a run as at its end."""
+    times = progress.recent
+    lines = [_actor_line(actor) for actor in progress.actors]
+    if len(lines) > MOST_ACTORS:
+        lines = [_actors_line(progress.actors)]
+    if progress.several_processes:
+        lines.append(f"actors    {shares(times.actors) or '-'}")
+    lines += [_memory_line(memory, progress) for memory in progress.memories]
+    lines.append(f"{'learner' if progress.several_processes else 'time':8}  {shares(times.home) or '-'}")
+    bound = bottleneck(times)._replace(evidence="") if progress.updates else "the replay is filling: no update yet"
+    return [*lines, f"bound by  {bound}"]
+
+
+def _actor_line(actor: ActorNow) -> str:
+    lag = "-" if actor.lag_updates is None else f"{actor.lag_updates:,.0f}"
+    restarts = "" if actor.restarts is None else f"{actor.restarts:,} restarts   "
+    return f"{actor.name:8}  {actor.steps_per_second:8,.0f} steps/s   {restarts}weights {lag} updates old"
+
+
+def _actors_line(actors: tuple[ActorNow, ...]) -> str:
+    speeds, lags = [actor.steps_per_second for actor in actors], [actor.lag_updates or 0 for actor in actors]
+    return (
+        f"{len(actors):,} actors  {min(speeds):,.0f} to {max(speeds):,.0f} steps/s each   "
+        f"{sum(actor.restarts or 0 for actor in actors):,} restarts   "
+        f"weights {sum(lags) / len(lags):,.0f} updates old, at most {max(lags):,.0f}"
+    )
+
+
+def _memory_line(memory: MemoryNow, progress: Progress) -> str:
+    asked = memory.samples_per_insert_asked
+    text = (
+        f"table     {memory.kept_steps:,} of {memory.capacity_steps:,} steps   samples per insert "
+        f"{_number(memory.samples_per_insert)} of {'any' if asked is None else _number(asked)}"
+    )
+    return f"{text}   {_who_waits(progress)}" if progress.several_processes else text
+
+
+def _who_waits(progress: Progress) -> str:
+    times = progress.recent
+    if not progress.updates:
+        return "the learner waits for the first steps"
+    if max(times.learner_waits, times.actors_wait) < BUSY_SHARE:
+        return "nobody waits"
+    if times.learner_waits > times.actors_wait:
+        return f"the learner waits for steps {times.learner_waits:.0%}"
+    return f"actors wait for samples {times.actors_wait:.0%}"
 
 
 def sparkline(values: list[float], width: int = 40) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from veldt.core import Parameters, State, Writable
 from veldt.parts.evaluator import Evaluation
 from veldt.runs.display import Display
+from veldt.runs.gauges import Gauges
 from veldt.runs.metrics import EVAL_RETURN, TRAIN_RETURN, MetricsTable
 from veldt.runs.options import RunOptions
 from veldt.runs.progress import Progress
@@ -22,7 +23,7 @@ REDRAW_SECONDS = 0.25
 ROUNDS_PER_LOOK = 16
 """Rounds between two looks at the clock."""
 
-COUNTS = ("skipped_updates",)
+COUNTS = ("restarts", "skipped_updates")
 """Metrics that count something since the run began."""
 
 
@@ -59,7 +60,9 @@ class Monitor:
         self._memories, self._parameters = memories, parameters
         self._share_out()
         self._evaluator = parts["evaluator"]
-        self._actors = [part for part in parts.values() if hasattr(part, "pop_episodes")]
+        actors = [name for name, part in parts.items() if hasattr(part, "pop_episodes") and part is not self._evaluator]
+        self._actors = [parts[name] for name in actors]
+        self._gauges = Gauges(parts, actors, memories)
         self._next_log = options.log_period_steps
         self._last_log = -1
         self._returns: deque[float] = deque(maxlen=100)
@@ -73,7 +76,6 @@ class Monitor:
         self._round = 0
         self._seconds_before = 0.0
         self._started = self._last_checkpoint = self._last_draw = time.perf_counter()
-        self._marks: deque[tuple[float, int, int]] = deque(maxlen=40)
 
     @property
     def steps(self) -> int:
@@ -164,7 +166,7 @@ class Monitor:
         now = time.perf_counter()
         if now - self._last_draw >= REDRAW_SECONDS:
             self._last_draw = now
-            self._marks.append((now, self.steps, self.updates))
+            self._gauges.read(self.steps, self.updates)
             self._display.update(self.progress())
         if self._options.minutes is not None and self.wall_seconds >= 60 * self._options.minutes:
             self.stop_reason = self.stop_reason or "minutes"
@@ -174,16 +176,7 @@ class Monitor:
 
     def progress(self) -> Progress:
         """Where the run stands."""
-        steps_per_second = updates_per_second = 0.0
-        if len(self._marks) > 1:
-            (then, steps, updates), (now, steps_now, updates_now) = self._marks[0], self._marks[-1]
-            steps_per_second = (steps_now - steps) / (now - then)
-            updates_per_second = (updates_now - updates) / (now - then)
-        seconds: dict[str, float] = {}
-        for part in self._parts.values():
-            for name, spent in getattr(part, "seconds", {}).items():
-                seconds[name] = seconds.get(name, 0.0) + spent
-        total = sum(seconds.values())
+        steps_per_second, updates_per_second = self._gauges.speeds()
         return Progress(
             steps=self.steps,
             total_steps=self._options.steps,
@@ -196,7 +189,11 @@ class Monitor:
             evaluation_mean=self.evaluation_mean,
             best_mean=self.best_mean,
             values=self._values,
-            shares={name: spent / total for name, spent in seconds.items() if spent > 0},
+            recent=self._gauges.recent(),
+            learning=self._gauges.learning(),
+            several_processes=self._gauges.several_processes,
+            actors=self._gauges.actors(),
+            memories=self._gauges.memories(),
         )
 
     @property

@@ -27,9 +27,10 @@ from veldt.program import Bundle, Program
 from veldt.runtime import scheduler
 from veldt.runtime.building import build, label, labelled
 from veldt.runtime.ports import MemoryLink, ParametersLink, steps_of, version_of
+from veldt.runtime.remote import RemotePart
 from veldt.runtime.shared import Board, Publication, SharedArena
 from veldt.runtime.supervision import Supervised
-from veldt.runtime.switchboard import RemotePart, Switchboard
+from veldt.runtime.switchboard import Switchboard
 from veldt.runtime.worker import Launch
 
 
@@ -72,7 +73,7 @@ class ProcessRuntime:
             crew, remote_parts, self._launch, memories, parameters, self._publications, self._board,
             lockstep=lockstep, stuck_seconds=stuck_seconds,
         )  # fmt: skip
-        self.parts: dict[str, Any] = {**remote_parts, **self._home}
+        self.parts: dict[str, Any] = {**remote_parts, **self._home, "ports": self.switchboard}
         self._workers: dict[str, Worker] = {"ports": self.switchboard}
         self._workers |= {name: self._home[name] for name in labelled(home, 0) if isinstance(self._home[name], Worker)}
         self._states: dict[str, State] = {}

@@ -80,7 +80,7 @@ class Supervised:
         """The last answer to an order (`Paused`, `Concluded`)."""
         self._heartbeat = -1
         self._moved_at = 0.0
-        self.commits = 0
+        self.commits = self.inserted_steps = 0
 
     @property
     def alive(self) -> bool:

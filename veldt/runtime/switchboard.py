@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from veldt.core import Parameters, State, Worker, Writable
-from veldt.data import Episode
 from veldt.errors import RunError, WorkersLost
 from veldt.runtime.ports import Commit, Credit, OpenInlet, steps_of, version_of
+from veldt.runtime.remote import RemotePart
 from veldt.runtime.shared import Board, Publication
 from veldt.runtime.supervision import Supervised
 from veldt.runtime.worker import (
@@ -47,42 +47,6 @@ PAUSE_SECONDS = 5.0
 
 STOP_SECONDS = 5.0
 STALL_SECONDS = 30.0
-
-
-class RemotePart:
-    """A part in another process, as far as the home process sees it: what it reported."""
-
-    def __init__(self, worker: Supervised, name: str) -> None:
-        self.worker, self.name = worker, name
-        self.seconds: dict[str, float] = {}
-        self._metrics: dict[str, float] = {}
-        self._episodes: list[Episode] = []
-        self._evaluations: list[Any] = []
-        self.conclude: Callable[[], None] = lambda: None
-        """Lets the part finish what it has begun, and waits for it. Set by the switchboard."""
-
-    def take(self, message: Events | Report) -> None:
-        """Notes what the part reported."""
-        if isinstance(message, Events):
-            self._episodes += message.episodes
-            self._evaluations += message.evaluations
-        else:
-            self.seconds = message.seconds.get(self.name, {})
-            self._metrics |= message.metrics.get(self.name, {})
-
-    def metrics(self) -> dict[str, float]:
-        """Those of the last report."""
-        return dict(self._metrics)
-
-    def pop_episodes(self) -> list[Episode]:
-        """The episodes that finished since the last call."""
-        episodes, self._episodes = self._episodes, []
-        return episodes
-
-    def pop_evaluations(self) -> list[Any]:
-        """The evaluations that were finished since the last call."""
-        evaluations, self._evaluations = self._evaluations, []
-        return evaluations
 
 
 class Switchboard:
@@ -231,7 +195,10 @@ class Switchboard:
         if isinstance(message, Commit):
             worker.inlets[message.node, message.actor] -= 1
             worker.commits += 1
-            self._memories[message.node].commit(message.actor, message.end, message.priorities)
+            memory = self._memories[message.node]
+            before = memory.inserted_steps
+            memory.commit(message.actor, message.end, message.priorities)
+            worker.inserted_steps += memory.inserted_steps - before
         elif isinstance(message, Events):
             self._parts[message.part].take(message)
         elif isinstance(message, Report):
