@@ -1,6 +1,6 @@
 """Gauges: how fast the parts of a run are, and what their processes spend their time on.
 
-The monitor reads them four times a second. All they know is what parts tell anyway: seconds by activity, steps, counters.
+The monitor reads them twice a second. All they know is what parts tell anyway: seconds by activity, steps, counters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from veldt.core import Writable
 from veldt.runs.progress import ActorNow, MemoryNow, Times
 
 HOME = "home"
-MARKS = 40
+MARKS = 20
 """Readings that `recent` looks back."""
 
 
@@ -67,8 +67,13 @@ class Gauges:
         return (now.steps - then.steps) / (now.at - then.at), (now.updates - then.updates) / (now.at - then.at)
 
     def recent(self) -> Times:
-        """Times of the last seconds."""
-        return _times(self._marks[0], self._marks[-1]) if self._marks else Times()
+        """Times of the last seconds; once learning has begun, none of those before."""
+        if not self._marks:
+            return Times()
+        then = self._marks[0]
+        if self._first is not None and then.at < self._first.at:
+            then = self._first
+        return _times(then, self._marks[-1])
 
     def learning(self) -> Times:
         """Times since learning began."""

@@ -19,10 +19,7 @@ from veldt.runs.metrics import EVAL_RETURN, TRAIN_RETURN, MetricsTable
 from veldt.runs.options import RunOptions
 from veldt.runs.progress import Progress
 
-REDRAW_SECONDS = 0.25
-ROUNDS_PER_LOOK = 16
-"""Rounds between two looks at the clock."""
-
+REDRAW_SECONDS = 0.5
 COUNTS = ("restarts", "skipped_updates")
 """Metrics that count something since the run began."""
 
@@ -73,7 +70,6 @@ class Monitor:
         self.best_step = 0
         self._values: dict[str, float] = {}
         self.stop_reason: str | None = None
-        self._round = 0
         self._seconds_before = 0.0
         self._started = self._last_checkpoint = self._last_draw = time.perf_counter()
 
@@ -101,9 +97,7 @@ class Monitor:
         self._read_evaluations()
         if not self._share_out():
             self.stop_reason = self.stop_reason or "steps"
-        self._round += 1
-        if self._round % ROUNDS_PER_LOOK == 0:
-            self._look_at_clock()
+        self._look_at_clock()
         return self.stop_reason is None
 
     def _share_out(self) -> bool:
@@ -166,13 +160,17 @@ class Monitor:
         now = time.perf_counter()
         if now - self._last_draw >= REDRAW_SECONDS:
             self._last_draw = now
-            self._gauges.read(self.steps, self.updates)
+            self.read_gauges()
             self._display.update(self.progress())
         if self._options.minutes is not None and self.wall_seconds >= 60 * self._options.minutes:
             self.stop_reason = self.stop_reason or "minutes"
         if now - self._last_checkpoint >= 60 * self._options.checkpoint_minutes:
             self._on_checkpoint()
             self._last_checkpoint = time.perf_counter()
+
+    def read_gauges(self) -> None:
+        """Takes a reading of speeds and times."""
+        self._gauges.read(self.steps, self.updates)
 
     def progress(self) -> Progress:
         """Where the run stands."""
