@@ -107,7 +107,7 @@ def _times(then: Mark, now: Mark) -> Times:
     seconds = now.at - then.at
     if seconds <= 0:
         return Times()
-    spent = {process: _since(then.spent.get(process, {}), here) for process, here in now.spent.items()}
+    spent = {process: since(then.spent.get(process, {}), here) for process, here in now.spent.items()}
     home = {name: spent_here / seconds for name, spent_here in spent.pop(HOME, {}).items()}
     home["other"] = max(0.0, 1.0 - sum(home.values()))  # messages, metrics, checkpoints
     acting = [_shares(here) for here in spent.values() if here.get("environment")]
@@ -115,7 +115,7 @@ def _times(then: Mark, now: Mark) -> Times:
     return Times(home, {name: sum(here.get(name, 0.0) for here in acting) / len(acting) for name in names})
 
 
-def _since(then: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+def since(then: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
     """Seconds spent between two readings of a process; if it is another process by now, those of the new one."""
     if sum(now.values()) < sum(then.values()):
         then = {}
