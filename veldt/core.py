@@ -212,8 +212,9 @@ class Writable(StepCount, Protocol):
     capacity_steps: int
     """Steps that it keeps."""
 
-    samples_per_insert_asked: float | None
-    """Samples that may be drawn for each step inserted; None: as many as one likes."""
+    @property
+    def samples_per_insert_asked(self) -> float | None:
+        """Samples that may be drawn for each step inserted; None: as many as one likes."""
 
     @property
     def samples_per_insert(self) -> float | None:

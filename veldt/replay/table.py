@@ -89,10 +89,9 @@ class Table:
         self._items = Items(actors, self._kept_rows * streams)
         self._selector = selector.build(self._items, self.streams.slots, place.seeds("selector"))
         self._view, self._reader = view, view.reader(self.streams, frame_stack, batch_size)
-        self._batch_size = batch_size
+        self._batch_size, self.capacity_steps = batch_size, capacity_steps
         self._ends, self._ripe = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
         self.most_steps: int | None = None
-        self.capacity_steps, self.samples_per_insert_asked = capacity_steps, limiter.samples_per_insert
 
     def __len__(self) -> int:
         return self._selector.available()
@@ -111,6 +110,11 @@ class Table:
     def samples_per_insert(self) -> float | None:
         """Samples drawn for each step inserted since sampling began; None before."""
         return self.limiter.measured_samples_per_insert
+
+    @property
+    def samples_per_insert_asked(self) -> float | None:
+        """Samples that may be drawn for each step inserted; None: as many as one likes."""
+        return self.limiter.samples_per_insert
 
     def metrics(self) -> dict[str, float]:
         """How full it is, and how much was drawn from it."""
