@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 
 from veldt.chaos.schedule import Fault
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 and the number of SIGINT."""
+
 
 @dataclass
 class Outcome:
@@ -44,6 +47,7 @@ class ChaosReport:
     restarts: int = 0
     ended: str | None = None
     error: str | None = None
+    interrupted: bool = False
     evaluation_means: list[float] = field(default_factory=list)
     processes_left: list[int] = field(default_factory=list)
     shared_memory_left: list[str] = field(default_factory=list)
@@ -52,8 +56,8 @@ class ChaosReport:
 
     @property
     def exit_status(self) -> int:
-        """0 if there is no problem."""
-        return 1 if self.problems() else 0
+        """0 if there is no problem; as any program that Ctrl-C ended if it was that."""
+        return INTERRUPTED if self.interrupted else 1 if self.problems() else 0
 
     def problems(self) -> list[str]:
         """Why chaos was not survived; empty if it was."""

@@ -155,7 +155,8 @@ class Perpetrator:
             self._say(f"chaos: planned from step {fault.step:,}: {fault.target} {fault.words}")
 
     def _interrupt(self) -> None:
-        """Ctrl-C: the run saves and ends, as it would alone."""
+        """Ctrl-C: the run saves and ends, as it would alone. It has a process group of its own, so this is its only signal."""
+        self.report.interrupted = True
         self._open.clear()
         for who in self._sight.crew if self._sight else ():
             _send(who.pid, signal.SIGCONT)
@@ -163,7 +164,6 @@ class Perpetrator:
         until = time.monotonic() + GRACE_SECONDS
         while not self._over and time.monotonic() < until:
             self._pump()
-        self.report.error = self.report.error or "interrupted"
 
     # ---- deeds -----------------------------------------------------------------------------------------------------------
 
@@ -260,6 +260,7 @@ class Perpetrator:
         gone_seconds = time.monotonic() - began
         if stragglers:
             outcome.problem = f"{len(stragglers)} processes outlived the main one by {GONE_SECONDS:g} s"
+            self._over, self.report.error = True, "it was not resumed"
             return
         outcome.step = self.report.steps
         usable = self._checkpoints()
@@ -315,7 +316,7 @@ class Perpetrator:
         """What a worker that ends without warning takes with it."""
         if victim.bundle == "evaluation":
             return "an evaluation under way"
-        config = self._request.config
+        config = self._request.config  # whose system has actors, and so unrolls
         return f"at most {config.unroll_steps * config.environments} steps, the unroll under way"
 
     def _checkpoints(self) -> list[Path]:

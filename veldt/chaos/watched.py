@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -72,7 +73,8 @@ class Order(NamedTuple):
 
 
 def live(order: Order, connection: Connection) -> None:
-    """The main function of the process."""
+    """The main function of the process. A Ctrl-C at the terminal is not for it: whoever listens passes it on."""
+    os.setpgid(0, 0)
     with contextlib.redirect_stdout(_Lines(connection)):
         try:
             look = _Look(connection)
