@@ -23,7 +23,7 @@ def test_a_run_whose_actor_is_killed_and_frozen_and_whose_main_process_is_killed
 ) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
     folder = tmp_path / "run"
-    asked = ["--steps", "10000", "--events", "3", "--score", "1", "--seed", "2", "--out", str(folder), "--json"]
+    asked = ["--steps", "12000", "--events", "3", "--score", "1", "--seed", "6", "--out", str(folder), "--json"]
     status = cli.run(["chaos", "apex", TOY, *FLAGS, *asked])
     report = json.loads(capsys.readouterr().out)
     assert (status, report["problems"]) == (0, [])

@@ -82,6 +82,8 @@ def live(order: Order, connection: Connection) -> None:
                 result = resume(order.folder, on_round=look)
             else:
                 result = train(order.system, order.env, preset=order.preset, on_round=look, **order.values)
+        except BrokenPipeError:  # whoever listened is gone: the run has ended, and there is nobody to tell
+            return
         except VeldtError as error:
             connection.send(Failed(error))
         else:
