@@ -29,7 +29,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # ---- who may import whom -----------------------------------------------------------------------------------------------
 
-ENTRY_POINTS = {"__init__", "cli", "flags", "training", "policy", "request", "doctor", "video"}
+ENTRY_POINTS = {"__init__", "chaos", "cli", "flags", "training", "policy", "request", "doctor", "video"}
 """What brings systems, runtimes and run folders together. Nothing else may import systems or runtime."""
 
 MAY_IMPORT = {

@@ -1,4 +1,4 @@
-"""The command `veldt`: train, eval, check-env, doctor.
+"""The command `veldt`: train, chaos, eval, check-env, doctor.
 
 A user's mistake is one line and exit status 2; a run that could not go on is its message and exit status 1; a run that a signal
 stopped ends with 128 plus the signal's number.
@@ -7,6 +7,7 @@ stopped ends with 128 plus the signal's number.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import sys
@@ -25,6 +26,7 @@ USAGE = """veldt: distributed deep reinforcement learning in PyTorch
 
   veldt train SYSTEM ENV [flags]     train, and leave a run folder      (veldt train --help)
   veldt train --resume RUN [flags]   go on with a run
+  veldt chaos SYSTEM ENV [flags]     train while processes of the run are killed, frozen and starved
   veldt eval RUN [flags]             play episodes with a run's best policy
   veldt check-env ENV [flags]        look at an environment closely
   veldt doctor [--json]              look at this machine
@@ -48,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command; its exit status."""
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "train": _train,
+        "chaos": _chaos,
         "eval": _evaluate,
         "check-env": _check_env,
         "doctor": _doctor,
@@ -87,6 +90,28 @@ def _train(arguments: Sequence[str]) -> int:
 
     values = {**_read_yaml(start.config), **values}
     return _report(train(system.name, positional[1], preset=start.preset, **values))
+
+
+def _chaos(arguments: Sequence[str]) -> int:
+    from veldt import flags
+    from veldt.systems import SYSTEMS, find
+
+    positional = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments[:2]))
+    rest = list(arguments[len(positional) :])
+    system = find(positional[0]) if positional else SYSTEMS["apex"]
+    for flag in ("-h", "--help", "--help-all"):
+        if flag in rest:
+            flags.print_help(system, everything=flag == "--help-all", command=flags.Chaos)
+    asked, values = flags.parse(system, rest, flags.Chaos)
+    if len(positional) < 2:
+        raise ConfigError("veldt chaos needs a system and an environment, as in: veldt chaos apex CartPole-v1 --steps 30000")
+    from veldt.chaos import chaos
+
+    say = (lambda line: None) if asked.json else functools.partial(print, flush=True)
+    report = chaos(system.name, positional[1], preset=asked.preset, events=asked.events, score=asked.score, say=say,
+                   **{**_read_yaml(asked.config), **values})  # fmt: skip
+    print(report.json() if asked.json else f"\n{report}")
+    return report.exit_status
 
 
 def _system(positional: Sequence[str], rest: Sequence[str]) -> System:

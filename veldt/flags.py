@@ -1,4 +1,4 @@
-"""Flags: the command line of `veldt train`, made from the dataclasses that hold the settings.
+"""Flags: the command lines of `veldt train` and `veldt chaos`, made from the dataclasses that hold the settings.
 
 tyro parses and prints; names and types are checked first by `veldt.settings`, so that a mistake on the command line is refused in
 the words of a mistake anywhere else. Only flags that were given override a preset.
@@ -17,7 +17,7 @@ from torch import nn
 
 from veldt import settings
 from veldt.envs.options import EnvOptions
-from veldt.errors import ConfigError, did_you_mean
+from veldt.errors import ConfigError, did_you_mean, require_at_least
 from veldt.request import classes
 from veldt.runs.options import RunOptions
 from veldt.systems import SYSTEMS, System
@@ -40,36 +40,67 @@ class Start:
     """Go on with the run in this folder; system and environment are those of the run."""
 
 
-def parse(system: System, arguments: Sequence[str]) -> tuple[Start, dict[str, Any]]:
-    """The `Start`, and the settings that were given as flags, by name.
+@dataclasses.dataclass(frozen=True)
+class Chaos:
+    """What is done to a run, and what it should reach in spite of it."""
+
+    preset: str = "auto"
+    """Named settings to start from; auto looks at the environment, paper is the paper's."""
+
+    config: Path | None = None
+    """A YAML file of settings, by the names of the flags; flags win over it."""
+
+    events: int = 7
+    """How many parts are killed, frozen, starved or damaged; the first seven are each of another kind."""
+
+    score: float | None = None
+    """An evaluation after the last of them must reach this mean return."""
+
+    json: bool = False
+    """Print nothing but the result, as JSON."""
+
+    def __post_init__(self) -> None:
+        require_at_least("events", self.events, 1)
+
+
+VERBS: dict[type[Any], str] = {Start: "train", Chaos: "chaos"}
+DESCRIPTIONS: dict[type[Any], str] = {
+    Start: "Train SYSTEM on ENV",
+    Chaos: "Train SYSTEM on ENV while its processes are killed, frozen and starved",
+}
+
+
+def parse(system: System, arguments: Sequence[str], command: type[Any] = Start) -> tuple[Any, dict[str, Any]]:
+    """The command's own flags, an instance of `command`, and the settings that were given as flags, by name.
 
     Raises:
         ConfigError: an unknown flag or a value of the wrong type.
     """
-    homes = (Start, *classes(system))
+    homes = (command, *classes(system))
     hints = {name: hint for cls in homes for name, hint in typing.get_type_hints(cls).items()}
     tidy, given = _checked(arguments, hints)
-    parsed = tyro.cli(_nested(system), args=tidy, prog="veldt train", config=(tyro.conf.OmitArgPrefixes,))
+    parsed = tyro.cli(_nested(system, command), args=tidy, prog=f"veldt {VERBS[command]}", config=(tyro.conf.OmitArgPrefixes,))
     values = {field.name: getattr(part, field.name) for part in _parts(parsed) for field in dataclasses.fields(part)}
-    start = Start(**{field.name: values[field.name] for field in dataclasses.fields(Start)})
+    start = command(**{field.name: values[field.name] for field in dataclasses.fields(command)})
     return start, {name: values[name] for name in given if not hasattr(start, name)}
 
 
-def print_help(system: System, everything: bool) -> None:
-    """The help page: the dozen flags one needs, or all of them."""
+def print_help(system: System, everything: bool, command: type[Any] = Start) -> None:
+    """The help page of a command that trains: the dozen flags one needs, or all of them."""
+    verb = VERBS[command]
     description = (
-        "Train SYSTEM on ENV: veldt train SYSTEM ENV [flags]. SYSTEM is one of "
+        f"{DESCRIPTIONS[command]}: veldt {verb} SYSTEM ENV [flags]. SYSTEM is one of "
         f"{', '.join(SYSTEMS)}; ENV a Gymnasium id or package.module:callable. "
-        + (f"The defaults shown are {system.name}'s." if everything else "All flags: veldt train --help-all")
+        + (f"The defaults shown are {system.name}'s." if everything else f"All flags: veldt {verb} --help-all")
     )
-    shape = _nested(system) if everything else _first_page()
-    tyro.cli(shape, args=["--help"], prog="veldt train SYSTEM ENV", description=description,
+    shape = _nested(system, command) if everything else _first_page(command)
+    tyro.cli(shape, args=["--help"], prog=f"veldt {verb} SYSTEM ENV", description=description,
              config=(tyro.conf.OmitArgPrefixes,))  # fmt: skip
 
 
-def _nested(system: System) -> type[Any]:
+def _nested(system: System, command: type[Any]) -> type[Any]:
     """All flags, in the groups of their dataclasses."""
-    parts = {"start": Start, "run": RunOptions, "hyperparameters": system.config, "environment": EnvOptions}
+    parts = {"start": command, "run": RunOptions, "hyperparameters": system.config, "environment": EnvOptions}
     groups = []
     for name, cls in parts.items():
         group = dataclasses.make_dataclass(cls.__name__, _described(cls))
@@ -78,8 +109,8 @@ def _nested(system: System) -> type[Any]:
     return dataclasses.make_dataclass("Train", groups)
 
 
-def _first_page() -> type[Any]:
-    return dataclasses.make_dataclass("Train", _described(Start) + _described(RunOptions, FIRST_PAGE))
+def _first_page(command: type[Any]) -> type[Any]:
+    return dataclasses.make_dataclass("Train", _described(command) + _described(RunOptions, FIRST_PAGE))
 
 
 def _described(cls: type[Any], names: Sequence[str] | None = None) -> list[Any]:

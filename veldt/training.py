@@ -66,13 +66,18 @@ class Result:
         return 128 + signal.Signals[self.stopped_by] if self.stopped_by.startswith("SIG") else 0
 
 
-def train(system: str, env: Env, *, preset: str = "auto", **values: Any) -> Result:
+OnRound = Callable[[int, InlineRuntime | ProcessRuntime], None]
+"""Looks at a live run: called after each round of its loop with the agent steps so far and the runtime. It must not wait."""
+
+
+def train(system: str, env: Env, *, preset: str = "auto", on_round: OnRound | None = None, **values: Any) -> Result:
     """Trains `system` on `env` and leaves a run folder.
 
     Args:
         system: `dqn`, `apex`, `apex-dpg`.
         env: a Gymnasium id, `package.module:callable`, or a callable that makes an environment.
         preset: named settings to start from; `auto` looks at the environment.
+        on_round: watches the run.
         **values: any field of the system's config, of `RunOptions` or of `EnvOptions`.
 
     Raises:
@@ -80,13 +85,15 @@ def train(system: str, env: Env, *, preset: str = "auto", **values: Any) -> Resu
         RunError: the run could not go on.
     """
     request = make_request(system, env, preset, values)
-    stretch = _Stretch(request)  # whatever the parts refuse is refused before there is a folder
+    stretch = _Stretch(request, on_round)  # whatever the parts refuse is refused before there is a folder
     folder = RunFolder.create(request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite)
     return stretch.run(folder)
 
 
-def resume(path: str | Path, **changes: Any) -> Result:
+def resume(path: str | Path, *, on_round: OnRound | None = None, **changes: Any) -> Result:
     """Goes on with the run in folder `path` from its last checkpoint; `changes` may be run options, such as `steps`.
+
+    `on_round` watches it, as in `train`.
 
     Raises:
         RunFolderError: there is no run, no usable checkpoint, or `changes` do not fit what was saved.
@@ -100,7 +107,7 @@ def resume(path: str | Path, **changes: Any) -> Result:
         finished = int(loaded.parts["monitor"]["finished_steps"])
         if request.run.steps <= max(finished, loaded.step):
             raise RunFolderError(f"{path} is finished at step {loaded.step:,}; give --steps above {finished:,} to go on")
-        stretch = _Stretch(request)
+        stretch = _Stretch(request, on_round)
     except BaseException:
         folder.close()
         raise
@@ -149,8 +156,8 @@ def make_runtime(program: Program, request: Request) -> InlineRuntime | ProcessR
 class _Stretch:
     """One stretch of a run: from its start or its last checkpoint until it ends or is stopped."""
 
-    def __init__(self, request: Request) -> None:
-        self._request, self._run_options = request, request.run
+    def __init__(self, request: Request, on_round: OnRound | None) -> None:
+        self._request, self._run_options, self._on_round = request, request.run, on_round
         self._saved_step: int | None = None
         self._warned_replay = False
         torch.set_num_threads(_threads(request))
@@ -199,7 +206,7 @@ class _Stretch:
         monitor, runtime = self._monitor, self._runtime
         with _signals_caught(self._stop_at_once) as caught:
             try:
-                runtime.run(lambda: monitor.after_round() and not caught)
+                runtime.run(lambda: self._after_round() and not caught)
             except WorkersLost:
                 self._checkpoint()
                 raise
@@ -225,6 +232,12 @@ class _Stretch:
             progress,
             self._saved_step,
         )
+
+    def _after_round(self) -> bool:
+        going_on = self._monitor.after_round()
+        if self._on_round is not None:
+            self._on_round(self._monitor.steps, self._runtime)
+        return going_on
 
     def _stop_at_once(self) -> str:
         """What a second signal does; what to say about it."""

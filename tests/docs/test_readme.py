@@ -43,6 +43,12 @@ def test_a_training_command_is_understood(command):
     veldt.settings.split(values, (system.config, veldt.RunOptions, veldt.EnvOptions))
 
 
+@pytest.mark.parametrize("command", [command for command in ALL if command.startswith("veldt chaos ") and "ENV" not in command])
+def test_a_command_of_chaos_is_understood(command):
+    _, values = flags.parse(find(shlex.split(command)[2]), shlex.split(command)[4:], flags.Chaos)
+    assert "steps" in values
+
+
 @pytest.mark.parametrize("command", [command for command in ALL if re.match("veldt (eval|check-env|doctor) ?[^ ]", command)])
 def test_another_command_is_understood(command):
     name, *words = shlex.split(command)[1:]
@@ -75,7 +81,7 @@ def mentioned_flags() -> list[str]:
 @pytest.mark.parametrize("flag", mentioned_flags())
 def test_a_flag_in_the_text_exists(flag):
     configs = (system.config for system in SYSTEMS.values())
-    shapes = (flags.Start, *configs, veldt.RunOptions, veldt.EnvOptions)
+    shapes = (flags.Start, flags.Chaos, *configs, veldt.RunOptions, veldt.EnvOptions)
     known = {name for shape in shapes for name in shape.__dataclass_fields__} | {"help", "help_all"}
     name = flag.replace("-", "_")
     assert name in known or name.removeprefix("no_") in known
