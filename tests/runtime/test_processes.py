@@ -47,7 +47,6 @@ def test_200_updates_in_lockstep_give_the_weights_of_the_inline_runtime_bit_for_
 def test_an_actor_that_is_killed_is_replaced_and_contributes_again():
     runtime, said = processes(actors_and_learner(2, samples_per_insert=None)), []
     victim, began, killed = runtime.switchboard.crew[1], time.monotonic(), []
-    runtime.switchboard.say = said.append
 
     def more() -> bool:
         assert time.monotonic() - began < PATIENCE_SECONDS
@@ -61,7 +60,7 @@ def test_an_actor_that_is_killed_is_replaced_and_contributes_again():
         return True
 
     try:
-        runtime.run(more)
+        runtime.run(more, said.append)
     finally:
         runtime.close()
     assert said[0].startswith("actor 1 killed by signal 9")
@@ -71,7 +70,6 @@ def test_an_actor_that_is_killed_is_replaced_and_contributes_again():
 def test_an_actor_that_is_frozen_for_longer_than_the_deadline_is_killed_and_replaced():
     runtime, said = processes(actors_and_learner(2, samples_per_insert=None), stuck_seconds=1.0), []
     victim, began, frozen = runtime.switchboard.crew[0], time.monotonic(), []
-    runtime.switchboard.say = said.append
 
     def more() -> bool:
         assert time.monotonic() - began < PATIENCE_SECONDS
@@ -81,7 +79,7 @@ def test_an_actor_that_is_frozen_for_longer_than_the_deadline_is_killed_and_repl
         return not any("actor 0 stuck for 1 s" in line for line in said)
 
     try:
-        runtime.run(more)
+        runtime.run(more, said.append)
     finally:
         runtime.close()
 
