@@ -89,6 +89,7 @@ def test_a_writer_that_dies_while_it_writes_leaves_the_version_before():
 
 
 NO_MEMORY = """
+import resource
 from veldt.errors import ResourceError
 from veldt.runtime.shared import SharedArena
 resource.setrlimit(resource.RLIMIT_{limit}, ({value}, {value}))
@@ -101,7 +102,8 @@ except ResourceError as error:
 
 def refused(limit: str, value: str) -> str:
     program = NO_MEMORY.format(limit=limit, value=value)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    return ran.stdout + ran.stderr
 
 
 def test_memory_that_cannot_be_had_is_refused_in_words():

@@ -121,13 +121,14 @@ class Faulty(Corridor):
     """
 
     steps = 0
+    resets_to_fail = 0
 
     def __init__(self) -> None:
         self._faults("0")
-        self._broken = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        if self._broken:
+        if Faulty.resets_to_fail:
+            Faulty.resets_to_fail -= 1
             raise OSError("the toy cannot be reset")
         return super().reset(seed=seed)
 
@@ -151,8 +152,9 @@ class Faulty(Corridor):
                         break
 
     def _do(self, kind: str) -> None:
-        if kind == "raise":
-            self._broken = True
+        if kind == "reset":
+            Faulty.resets_to_fail = 2
+        elif kind == "raise":
             raise ValueError("the toy broke")
         elif kind == "exit":
             print("these are my last words")
@@ -179,6 +181,47 @@ class Noisy(Corridor):
     def step(self, action: int) -> Any:
         print("x" * 20_000)
         return super().step(action)
+
+
+class HugeReward(Corridor):
+    """300 steps in, the right end is worth so much that its square is not finite."""
+
+    steps = 0
+
+    def step(self, action: int) -> Any:
+        HugeReward.steps += 1
+        obs, reward, *rest = super().step(action)
+        return obs, (reward * 3e38 if HugeReward.steps > 300 else reward), *rest
+
+
+class EndlessEvaluation(Corridor):
+    """An episode never ends in the process `evaluation`, which then leaves the file `evaluating` in `VELDT_TEST_FOLDER`."""
+
+    def step(self, action: int) -> Any:
+        if multiprocessing.current_process().name != "evaluation":
+            return super().step(action)
+        Path(os.environ["VELDT_TEST_FOLDER"], "evaluating").touch()
+        return self._see(), 0.0, False, False, {}
+
+
+class SlowToMake(Corridor):
+    """Takes long to be made; leaves the file `being-made` in `VELDT_TEST_FOLDER`."""
+
+    def __init__(self) -> None:
+        Path(os.environ["VELDT_TEST_FOLDER"], "being-made").touch()
+        time.sleep(1_000)
+
+
+def huge_reward() -> HugeReward:
+    return HugeReward()
+
+
+def endless_evaluation() -> EndlessEvaluation:
+    return EndlessEvaluation()
+
+
+def slow_to_make() -> SlowToMake:
+    return SlowToMake()
 
 
 def faulty() -> Faulty:

@@ -212,8 +212,8 @@ class Supervised:
     def is_stuck(self, heartbeat: int, should_move: bool, deadline_seconds: float) -> bool:
         """Whether the worker owes progress and its heartbeat has stood still for too long.
 
-        One that is being built owes progress too. One that is still importing does not: how long that takes is a matter of
-        how many do it at once.
+        One that is being built owes progress too (processor time). One that is still importing does not: how long that takes
+        is a matter of how many do it at once.
         """
         now = time.monotonic()
         if heartbeat != self._heartbeat or heartbeat == 0 or not (should_move or not self.ready):

@@ -20,9 +20,9 @@ def doings(crew: Sequence[Supervised], memories: Mapping[str, Writable], now: fl
             texts.append(f"{worker.label} is starting")
         for (node, actor), credit in worker.inlets.items():
             if credit:
-                texts.append(f"{worker.label} has leave to write, and has not for {worker.pace.writing_for(now):.0f} s")
+                texts.append(f"{worker.label} writes, for {worker.pace.writing_for(now):.0f} s now")
             else:
-                texts.append(f"{worker.label} waits for {memories[node].waiting_for(actor)}")
+                texts.append(f"{worker.label} may not write: {memories[node].waiting_for(actor)}")
     return ", ".join(texts)
 
 
@@ -59,6 +59,6 @@ class Stall:
             self._told = now
             waits = "".join(f"\n  {name}: {part.waiting_for()}" for name, part in workers.items())
             say(
-                f"no step and no update for {now - self._since:.0f} s:{waits}\n  a worker that has leave to write and does not "
-                f"is replaced after {stuck_seconds:g} s; the rest goes on when what it waits for is there"
+                f"no step and no update for {now - self._since:.0f} s:{waits}\n  who may write and does not move is "
+                f"replaced after {stuck_seconds:g} s; the others go on when there is what they wait for"
             )

@@ -182,18 +182,18 @@ class _Work:
         self._launch, self._channel, self._board = launch, channel, launch.board
         warnings.showwarning = self._show_warning  # type: ignore[assignment]
         ports = {node: link.open(launch.board, channel.send) for node, link in launch.links.items()}
-        self._board[launch.heartbeat] = 1  # from now on progress is owed, a part at a time
+        self._workers: dict[str, Worker] = {}
+        self._waited = 0.0
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._inlets = {node: port.inlets for node, port in ports.items() if isinstance(port, MemoryPort)}
         built: dict[str, Any] = {}
         self.parts: dict[str, Any] = {}
         for label, node in launch.nodes:
             behind = {port: built.get(target, ports.get(target)) for port, target in node.links.items()}
             built[node.name] = self.parts[label] = node.make(place=launch.place, **behind)
-            self._board[launch.heartbeat] += 1
         for label, state in launch.states.items():
             self.parts[label].load_state_dict(state)
-        self._workers: dict[str, Worker] = {name: part for name, part in self.parts.items() if isinstance(part, Worker)}
-        self._waited = 0.0
+        self._workers = {name: part for name, part in self.parts.items() if isinstance(part, Worker)}
         self._reported = time.perf_counter()
         self._stopping = self._obeyed = False
         self._concluding: str | None = None
@@ -201,20 +201,24 @@ class _Work:
     def run(self) -> None:
         """The scheduler loop, until told to stop."""
         self._channel.send(Ready())
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         scheduler.run(self._workers, self._after_round, self._idle)
         for part in self.parts.values():
             if hasattr(part, "close"):
                 part.close()
 
     def _watch(self) -> None:
-        """Shows that the parts move, and that the parent lives. A thread: the parts may be busy for long."""
+        """Shows that the parts move, and that the parent lives. A thread: the parts may be busy for long.
+
+        While they are being built, what moves is the processor time of the thread that builds them.
+        """
         parent = multiprocessing.parent_process()
         while parent is not None:
+            spent = (
+                sum(sum(worker.seconds.values()) for worker in self._workers.values()) if self._workers else _main_cpu_seconds()
+            )
+            self._board[self._launch.heartbeat] = 1 + int((spent + self._waited) * 1e6)
             if multiprocessing.connection.wait([parent.sentinel], REPORT_SECONDS / 2):
                 os._exit(1)
-            spent = sum(sum(worker.seconds.values()) for worker in self._workers.values())
-            self._board[self._launch.heartbeat] = 1 + len(self.parts) + int((spent + self._waited) * 1e6)
 
     def _after_round(self) -> bool:
         self._obeyed = False
@@ -283,6 +287,13 @@ class _Work:
 
     def _show_warning(self, message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
         self._channel.send(Said(f"{self._launch.label}/{message}"))
+
+
+def _main_cpu_seconds() -> float:
+    """Processor time of the main thread; where the system does not say, the time, which always moves."""
+    if hasattr(time, "pthread_getcpuclockid"):
+        return time.clock_gettime(time.pthread_getcpuclockid(threading.main_thread().ident or 0))
+    return time.monotonic()
 
 
 def resident_bytes(process: int | str = "self") -> int:
