@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import resource
 import signal
 import time
 from functools import partial
@@ -183,6 +184,30 @@ def test_a_slow_actor_is_named_once(monkeypatch):
     assert (who, rest) == ("actor 2", "than median; the others do not wait for it")
     assert float(times.rstrip("×")) >= 4
     assert min(worker.commits for worker in crew[:2]) > 3 * crew[2].commits
+
+
+def test_a_successor_for_whom_there_are_no_descriptors_is_started_when_there_are():
+    """FAULT 22, in the middle of a run."""
+    runtime = processes(actors_and_learner(2, corridor, samples_per_insert=None))
+    victim, limits, killed = runtime.switchboard.crew[1], resource.getrlimit(resource.RLIMIT_NOFILE), []
+
+    def more(said) -> bool:
+        if not killed and victim.commits:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (10, limits[1]))
+            os.kill(victim.pid, signal.SIGKILL)
+            killed.append(victim.commits)
+        if any("could not be started" in line for line in said):
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        return not killed or victim.commits < killed[0] + 5
+
+    try:
+        said = run_while(runtime, more)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    wanted = (
+        "actor 1 could not be started: Too many open files (this process may open 10 files; ulimit -n raises that); replaced, "
+    )
+    assert any(line.startswith(wanted) for line in said)
 
 
 class Absent:

@@ -307,7 +307,11 @@ def require_descriptors(workers: int) -> None:
 
 
 def in_words(error: OSError) -> str:
-    """Why a process could not be started, with what this one has open."""
+    """Why a process could not be started, and what would help."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    files = f" ({open_descriptors()} of {limit} open files in use; ulimit -n raises it)"
-    return f"{error.strerror or error}" + (files if error.errno in (errno.EMFILE, errno.ENFILE) else "")
+    ways = {
+        errno.EMFILE: f" (this process may open {limit} files; ulimit -n raises that)",
+        errno.EAGAIN: " (too many processes or threads of this user; ulimit -u raises that)",
+        errno.ENOMEM: " (no memory for it)",
+    }
+    return f"{error.strerror or error}{ways.get(error.errno or 0, '')}"

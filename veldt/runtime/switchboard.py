@@ -316,7 +316,8 @@ class Switchboard:
         lost = all(other.quarantined for other in peers)
         if not any(other.ever_ready for other in peers) and (hopeless or lost):
             detail = worker.failed.traceback if worker.failed else "\n".join(worker.lines)
-            raise RunError(f"{worker.label} could not be started: {how}" + (f"\n{detail.rstrip()}" if detail else ""))
+            how = how if code is None else f"{worker.label} could not be started: {how}"
+            raise RunError(how + (f"\n{detail.rstrip()}" if detail else ""))
         healthy = f"{sum(other.alive for other in peers)}/{len(peers)} healthy"
         if not worker.quarantined:
             self.say(f"{how}; replaced, {healthy}")
