@@ -67,6 +67,9 @@ def run(arguments: Sequence[str]) -> int:
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         print(f"veldt: {error}{notes}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:  # before there is a run to save, or when there is none
+        print("veldt: interrupted", file=sys.stderr)
+        return 130
 
 
 def _train(arguments: Sequence[str]) -> int:

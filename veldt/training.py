@@ -105,7 +105,7 @@ def resume(path: str | Path, *, on_round: OnRound | None = None, **changes: Any)
         refuse_changes(saved, request.as_dict(), FIXED)
         loaded = Checkpoints(folder.checkpoints_path, request.run.keep_checkpoints).load_latest()
         finished = int(loaded.parts["monitor"]["finished_steps"])
-        if request.run.steps <= max(finished, loaded.step):
+        if request.run.steps <= finished or request.run.steps < loaded.step:
             raise RunFolderError(f"{path} is finished at step {loaded.step:,}; give --steps above {finished:,} to go on")
         stretch = _Stretch(request, on_round)
     except BaseException:
@@ -187,8 +187,6 @@ class _Stretch:
             on_checkpoint=self._checkpoint,
         )
         try:
-            if isinstance(self._runtime, ProcessRuntime):
-                self._runtime.switchboard.say = self._display.say
             with self._failure_noted(), _warnings_shown(self._display):
                 if loaded is not None:
                     self._table.truncate_after(loaded.step)
@@ -206,14 +204,14 @@ class _Stretch:
         monitor, runtime = self._monitor, self._runtime
         with _signals_caught(self._stop_at_once) as caught:
             try:
-                runtime.run(lambda: self._after_round() and not caught)
+                runtime.run(self._after_round, self._display.say, lambda: bool(caught))
             except WorkersLost:
                 self._checkpoint()
                 raise
+            if not caught:
+                monitor.conclude(lambda: bool(caught))
             if caught:
                 monitor.stop_reason = caught[0]
-            else:
-                monitor.conclude()
             self._checkpoint()
             runtime.close()
         finished = monitor.stop_reason in ("steps", "return")

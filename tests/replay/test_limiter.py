@@ -139,7 +139,16 @@ def test_what_is_waited_for_names_the_counters():
     limiter.insert(10)
     assert limiter.waiting_for() == "10 of 100 steps before sampling"
     limiter.insert(100)
-    assert "waits for samples: inserts 110, samples 0, 2 samples per insert, allowed error ±20" in limiter.waiting_for()
+    counters = "inserts 110, samples 0, 2 samples per insert, allowed error ±20"
+    assert (
+        limiter.waiting_for() == f"waits for 20 more samples: {counters}"
+    )  # 20 are due, 20 more would be with the next insert
+    limiter.sample(20)
+    assert "waits for the inserts under way" in limiter.waiting_for()
+    limiter.sample(20)
+    assert "waits for 10 more inserts: inserts 110, samples 40" in limiter.waiting_for()
+    limiter.insert(10)
+    assert limiter.can_sample()
 
 
 def test_both_sides_may_use_the_error_buffer_to_the_last_sample():

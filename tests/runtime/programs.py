@@ -1,6 +1,9 @@
-"""A small program of many processes: actors with uniform replay on CartPole, learning side at home."""
+"""Small programs of many processes: actors with uniform replay, learning side at home; and a run of one that is looked at."""
 
+import time
 from functools import partial
+
+import torch
 
 from veldt.agents.objectives import QLearning
 from veldt.agents.q import QAgent, QNetworkConfig
@@ -16,6 +19,9 @@ from veldt.replay.limiter import Limiter
 from veldt.replay.selectors import Uniform
 from veldt.replay.table import Table
 from veldt.replay.views import Transitions
+from veldt.runtime.processes import ProcessRuntime
+from veldt.systems import apex
+from veldt.systems.apex import ApexConfig
 
 UNROLL_STEPS, STREAMS, BATCH = 8, 4, 32
 
@@ -41,8 +47,55 @@ def actors_and_learner(actors, env="CartPole-v1", samples_per_insert=4.0, start_
         pull_period_steps=None, initial_priorities=None, max_lag_updates=None), links)  # fmt: skip
     learner = Node("learner", partial(Learner, agent, loss, target_period_updates=50), links)
     program = Program((Bundle("actor", (actor,), actors), Bundle("learning", (replay, parameters, learner))))
-    if not evaluator:
-        return program
+    return with_evaluator(program, agent, env) if evaluator else program
+
+
+PATIENCE_SECONDS = 300.0
+"""Nothing here takes as long on a machine that is not busy: a test that waits longer has found a hang."""
+
+
+def processes(program, **settings) -> ProcessRuntime:
+    """The process runtime as the tests use it."""
+    return ProcessRuntime(program, seed=3, device="cpu", **{"lockstep": False, "stuck_seconds": 60.0} | settings)
+
+
+def run_while(runtime, more) -> list[str]:
+    """Runs until `more(said)` is False; what was said. Nothing is left of the runtime."""
+    began, said = time.monotonic(), []
+
+    def after_round() -> bool:
+        assert time.monotonic() - began < PATIENCE_SECONDS, said
+        return more(said)
+
+    try:
+        runtime.run(after_round, said.append)
+    finally:
+        runtime.close()
+    return said
+
+
+def apex_corridor(env, actors: int, evaluator: bool = False, **settings) -> Program:
+    """Ape-X that learns the corridor of `tests.systems.toys`, or one of its relatives, in seconds."""
+    config = ApexConfig(**{
+        "actors": actors, "environments": 2, "unroll_steps": 5, "hidden": (32,), "batch_size": 32, "start_steps": 200,
+        "replay_steps": 2_000, "target_period_updates": 50, "samples_per_insert": 8.0, "pull_period_steps": 15,
+        "learning_rate": 1e-3, "optimizer": "adam", "optimizer_epsilon": 1e-8, **settings,
+    })  # fmt: skip
+    spec = make_env_spec(env)
+    program = apex.program(config, spec)
+    return with_evaluator(program, apex.agent(config, spec), spec) if evaluator else program
+
+
+def with_evaluator(program: Program, agent, env) -> Program:
+    """The program and an evaluator beside it."""
     playing = Node("evaluator", partial(
-        Evaluator, agent, env, period_steps=1_000, episodes=4, epsilon=0.0, rows_per_step=16), links)  # fmt: skip
+        Evaluator, agent, env, period_steps=200, episodes=4, epsilon=0.0, rows_per_step=16),
+        {"memory": "replay", "parameters": "parameters"})  # fmt: skip
     return program.with_bundle(Bundle("evaluation", (playing,)))
+
+
+def goes_right(runtime) -> bool:
+    """Whether the policy learned is the best one in the corridor: right, wherever it starts."""
+    with torch.no_grad():
+        values = runtime.parts["learner"]._online(torch.eye(5)[1:4])
+    return bool((values.argmax(1) == 1).all())

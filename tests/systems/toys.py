@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -107,6 +111,129 @@ class Aim(gymnasium.Env[np.ndarray, np.ndarray]):
     def _see(self) -> np.ndarray:
         self.number = self.np_random.uniform(-1, 1, 1).astype(np.float32)
         return self.number
+
+
+class Faulty(Corridor):
+    """Does what `VELDT_TEST_FAULTS` says: `actor 1: exit@100, actor 2: hang@50`, in these processes and at these steps of them.
+
+    Each is done once in a run, or as often as `x` says (`exit@1x9`), which the files in `VELDT_TEST_FOLDER` count. At step 0 it is
+    done when an environment is made.
+    """
+
+    steps = 0
+    resets_to_fail = 0
+
+    def __init__(self) -> None:
+        self._faults("0")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if Faulty.resets_to_fail:
+            Faulty.resets_to_fail -= 1
+            raise OSError("the toy cannot be reset")
+        return super().reset(seed=seed)
+
+    def step(self, action: int) -> Any:
+        Faulty.steps += 1
+        self._faults(str(Faulty.steps))
+        return super().step(action)
+
+    def _faults(self, step: str) -> None:
+        here = multiprocessing.current_process().name
+        for number, fault in enumerate(os.environ["VELDT_TEST_FAULTS"].split(",")):
+            where, _, what = fault.strip().partition(": ")
+            kind, _, when = what.partition("@")
+            when, _, times = when.partition("x")
+            if where == here and when == step:
+                for count in range(int(times or 1)):
+                    mark = Path(os.environ["VELDT_TEST_FOLDER"], f"fault-{number}-{count}")
+                    if not mark.exists():
+                        mark.write_text(str(time.monotonic()))
+                        self._do(kind)
+                        break
+
+    def _do(self, kind: str) -> None:
+        if kind == "reset":
+            Faulty.resets_to_fail = 2
+        elif kind == "raise":
+            raise ValueError("the toy broke")
+        elif kind == "exit":
+            print("these are my last words")
+            sys.stdout.flush()
+            os._exit(3)
+        elif kind == "hang":
+            time.sleep(1_000)
+        else:
+            os.kill(os.getpid(), getattr(signal, kind))
+
+
+class Slow(Corridor):
+    """A step takes 20 ms in the process `VELDT_TEST_SLOW`."""
+
+    def step(self, action: int) -> Any:
+        if multiprocessing.current_process().name == os.environ["VELDT_TEST_SLOW"]:
+            time.sleep(0.02)
+        return super().step(action)
+
+
+class Noisy(Corridor):
+    """Prints 20 KB at each step."""
+
+    def step(self, action: int) -> Any:
+        print("x" * 20_000)
+        return super().step(action)
+
+
+class HugeReward(Corridor):
+    """300 steps in, the right end is worth so much that its square is not finite."""
+
+    steps = 0
+
+    def step(self, action: int) -> Any:
+        HugeReward.steps += 1
+        obs, reward, *rest = super().step(action)
+        return obs, (reward * 3e38 if HugeReward.steps > 300 else reward), *rest
+
+
+class EndlessEvaluation(Corridor):
+    """An episode never ends in the process `evaluation`, which then leaves the file `evaluating` in `VELDT_TEST_FOLDER`."""
+
+    def step(self, action: int) -> Any:
+        if multiprocessing.current_process().name != "evaluation":
+            return super().step(action)
+        Path(os.environ["VELDT_TEST_FOLDER"], "evaluating").touch()
+        return self._see(), 0.0, False, False, {}
+
+
+class SlowToMake(Corridor):
+    """Takes long to be made; leaves the file `being-made` in `VELDT_TEST_FOLDER`."""
+
+    def __init__(self) -> None:
+        Path(os.environ["VELDT_TEST_FOLDER"], "being-made").touch()
+        time.sleep(1_000)
+
+
+def huge_reward() -> HugeReward:
+    return HugeReward()
+
+
+def endless_evaluation() -> EndlessEvaluation:
+    return EndlessEvaluation()
+
+
+def slow_to_make() -> SlowToMake:
+    return SlowToMake()
+
+
+def faulty() -> Faulty:
+    return Faulty()
+
+
+def slow() -> Slow:
+    return Slow()
+
+
+def noisy() -> Noisy:
+    return Noisy()
 
 
 def endless() -> Endless:

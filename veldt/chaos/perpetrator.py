@@ -23,7 +23,7 @@ from veldt.chaos.watched import Ended, Failed, Line, Order, Seen, Sight, live
 from veldt.errors import UserError
 from veldt.request import Request
 from veldt.runs.metrics import EVAL_RETURN, Series, read
-from veldt.runtime.supervision import RATE_CAP, RATE_SECONDS
+from veldt.runtime.supervision import RESTARTS
 
 TICK_SECONDS = 0.02
 FREEZE_SECONDS = 2.0
@@ -38,8 +38,8 @@ GRACE_SECONDS = 15.0
 """What an interrupted run gets to save and end."""
 
 EVALUATION_LOOK_SECONDS = 0.5
-DEATHS_KEPT = RATE_CAP - 2
-"""No part is killed more often than this within `RATE_SECONDS`: it would be quarantined, as it should be."""
+DEATHS_KEPT = RESTARTS.rate_cap - 2
+"""No part is killed more often than this within `RESTARTS.rate_seconds`: it would be quarantined, as it should be."""
 
 Deed = Generator[None, None, None]
 
@@ -186,7 +186,7 @@ class Perpetrator:
             wanted = 2 if fault.kind == "damage" else 1
             return not self._open and self._settled() and len(self._checkpoints()) >= wanted
         now = time.monotonic()
-        recent = [at for at in self._kills.get(fault.target, ()) if now - at < RATE_SECONDS]
+        recent = [at for at in self._kills.get(fault.target, ()) if now - at < RESTARTS.rate_seconds]
         return fault.target not in self._open and self._seen(fault.target).ready and len(recent) < DEATHS_KEPT
 
     def _deed(self, outcome: Outcome) -> Deed:

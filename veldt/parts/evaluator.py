@@ -149,14 +149,17 @@ class Evaluator:
         lengths = np.array([episode.length_steps for episode in played])
         self._results.append(Evaluation(self._at_step, returns, lengths, tensors))
 
-    def conclude(self) -> None:
-        """Finishes the evaluation under way, then evaluates the final weights if they were not the ones evaluated."""
+    def conclude(self, stopping: Callable[[], bool]) -> None:
+        """Finishes the evaluation under way, then evaluates the final weights if they were not the ones evaluated.
+
+        stopping: asked between rows; True leaves the evaluation under way as it is.
+        """
         if self._play is None and self._at_step != self._steps:
             self._start(self._steps)
-        while self._play is not None:
+        while self._play is not None and not stopping():
             self.step()
-        if self._at_step != self._steps:
-            self.conclude()
+        if self._at_step != self._steps and not stopping():
+            self.conclude(stopping)
 
     def pop_evaluations(self) -> list[Evaluation]:
         """The evaluations that were finished since the last call."""

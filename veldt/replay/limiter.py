@@ -8,6 +8,7 @@ blocks: it answers. With D = inserts * samples_per_insert - samples, counted fro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from veldt.core import State
 from veldt.errors import ConfigError
@@ -104,10 +105,16 @@ class RunningLimiter:
         """Why an insert or a sample is refused now, with the counters."""
         if self.inserted_steps < self._starts_at:
             return f"{self.inserted_steps:,} of {self._starts_at:,} steps before sampling"
-        side = "samples" if not self.can_insert() else "inserts"
+        each, ratio = self.insert_steps * (self.samples_per_insert or 0), self.samples_per_insert or 0
+        if not self.can_insert():
+            side = f"{ceil(self.drift_samples + each - self.error_buffer):,} more samples"
+        elif not self.can_sample():
+            side = f"{ceil((self.sample_items - self.error_buffer - self.drift_samples) / ratio):,} more inserts"
+        else:
+            side = "the inserts under way"
         return (
             f"waits for {side}: inserts {self.inserted_steps:,}, samples {self.sampled_items:,}, "
-            f"{self.samples_per_insert or 0:g} samples per insert, allowed error ±{self.error_buffer:g}"
+            f"{ratio:g} samples per insert, allowed error ±{self.error_buffer:g}"
         )
 
     def refill(self) -> None:

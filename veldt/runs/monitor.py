@@ -149,9 +149,9 @@ class Monitor:
             if target is not None and mean >= target:
                 self.stop_reason = "return"
 
-    def conclude(self) -> None:
-        """Evaluates the final weights and writes the last rows."""
-        self._evaluator.conclude()
+    def conclude(self, stopping: Callable[[], bool]) -> None:
+        """Evaluates the final weights, unless the run is `stopping`, and writes the last rows."""
+        self._evaluator.conclude(stopping)
         self._read_evaluations()
         if self._last_log < self.steps:
             self._log(self.steps)

@@ -35,13 +35,23 @@ class InlineRuntime:
         ]
         self.workers = {name: self.parts[name] for name in declared if isinstance(self.parts[name], Worker)}
 
-    def run(self, after_round: Callable[[], bool]) -> None:
+    def run(
+        self,
+        after_round: Callable[[], bool],
+        say: Callable[[str], None] = print,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Drives all parts until `after_round`, called after each round, returns False.
+
+        Args:
+        after_round: looks at the parts.
+        say: what the runtime has to tell the user: here nothing, since no part lives apart from the others.
+        stopping: whether to end after this round whatever `after_round` says.
 
         Raises:
             Stalled: no part can make progress.
         """
-        scheduler.run(self.workers, after_round, scheduler.stalled)
+        scheduler.run(self.workers, lambda: after_round() and not stopping(), scheduler.stalled)
 
     @contextmanager
     def snapshot(self) -> Iterator[State]:

@@ -29,15 +29,27 @@ from veldt.runtime.building import build, label, labelled
 from veldt.runtime.ports import MemoryLink, ParametersLink, steps_of, version_of
 from veldt.runtime.remote import RemotePart
 from veldt.runtime.shared import Board, Publication, SharedArena
-from veldt.runtime.supervision import Supervised
+from veldt.runtime.supervision import RESTARTS, RestartLimits, Supervised, require_descriptors
 from veldt.runtime.switchboard import Switchboard
 from veldt.runtime.worker import Launch
+
+STALL_SECONDS = 30.0
 
 
 class ProcessRuntime:
     """A program's home parts, and the processes of the others."""
 
-    def __init__(self, program: Program, *, seed: int, device: str, lockstep: bool, stuck_seconds: float) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        seed: int,
+        device: str,
+        lockstep: bool,
+        stuck_seconds: float,
+        stall_seconds: float = STALL_SECONDS,
+        restarts: RestartLimits = RESTARTS,
+    ) -> None:
         """Builds the home bundle; processes are started by `run`.
 
         Args:
@@ -45,10 +57,14 @@ class ProcessRuntime:
         seed: root of all random numbers of the run.
         device: where the home bundle computes; the others compute on the CPU.
         lockstep: actors take turns with the learner as they do inline, so that a run can be repeated bit for bit.
+            They wait for one that is being started again, so that it misses no turn.
         stuck_seconds: a worker that makes no progress for so long, although it could, is killed and replaced.
+        stall_seconds: if there is no step and no update for so long, the user hears who waits for what.
+        restarts: how often a worker may die and be replaced.
 
         Raises:
             ConfigError: the program has more than one bundle that others are linked to.
+            ResourceError: this process may not open the descriptors that the workers take, or memory cannot be shared.
         """
         torch.manual_seed(seed)
         self._program, self._seed = program, seed
@@ -58,12 +74,13 @@ class ProcessRuntime:
         self._remote = [
             (bundle, replica) for bundle in program.bundles if bundle is not home for replica in range(bundle.replicas)
         ]
+        require_descriptors(len(self._remote))
         heartbeats = [f"heartbeat {index}" for index in range(len(self._remote))]
         memories = {name: part for name, part in self._home.items() if isinstance(part, Writable)}
         parameters = {name: part for name, part in self._home.items() if isinstance(part, Parameters)}
         self._board = Board([*map(steps_of, memories), *map(version_of, parameters), *heartbeats])
         self._publications = {name: _publish_first(part) for name, part in parameters.items()}
-        crew = [Supervised(_worker_label(bundle, replica), bundle.name) for bundle, replica in self._remote]
+        crew = [Supervised(_worker_label(bundle, replica), bundle.name, restarts) for bundle, replica in self._remote]
         remote_parts = {
             name: RemotePart(member, name)
             for member, (bundle, replica) in zip(crew, self._remote, strict=True)
@@ -71,7 +88,7 @@ class ProcessRuntime:
         }
         self.switchboard = Switchboard(
             crew, remote_parts, self._launch, memories, parameters, self._publications, self._board,
-            lockstep=lockstep, stuck_seconds=stuck_seconds,
+            lockstep=lockstep, stuck_seconds=stuck_seconds, stall_seconds=stall_seconds,
         )  # fmt: skip
         self.parts: dict[str, Any] = {**remote_parts, **self._home, "ports": self.switchboard}
         self._workers: dict[str, Worker] = {"ports": self.switchboard}
@@ -103,13 +120,24 @@ class ProcessRuntime:
             return ParametersLink(node, self._publications[node])
         raise ConfigError(f"node {node!r} cannot be reached from another process")
 
-    def run(self, after_round: Callable[[], bool]) -> None:
+    def run(
+        self,
+        after_round: Callable[[], bool],
+        say: Callable[[str], None] = print,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Starts the processes and drives the home parts until `after_round`, called after each round, returns False.
+
+        Args:
+        after_round: looks at the parts.
+        say: what the runtime has to tell the user: deaths, replacements, stalls.
+        stopping: whether to end after this round whatever `after_round` says; asked also while a round waits for a worker.
 
         Raises:
             RunError: no actor is left, or a worker reported an error that would come again.
         """
-        scheduler.run(self._workers, after_round, self.switchboard.idle)
+        self.switchboard.say, self.switchboard.stopping = say, stopping
+        scheduler.run(self._workers, lambda: after_round() and not stopping(), self.switchboard.idle)
 
     @contextmanager
     def snapshot(self) -> Iterator[State]:

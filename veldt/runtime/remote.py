@@ -20,8 +20,8 @@ class RemotePart:
         self._maxima: dict[str, float] = {}
         self._episodes: list[Episode] = []
         self._evaluations: list[Any] = []
-        self.conclude: Callable[[], None] = lambda: None
-        """Lets the part finish what it has begun, and waits for it. Set by the switchboard."""
+        self.conclude: Callable[[Callable[[], bool]], None] = lambda stopping: None
+        """Lets the part finish what it has begun, and waits for it unless the run is `stopping`. Set by the switchboard."""
 
     def take(self, message: Events | Report) -> None:
         """Notes what the part reported."""

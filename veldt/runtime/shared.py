@@ -10,8 +10,10 @@ a reader gets one whole version, or the one before, and never half of one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
+import resource
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -40,8 +42,29 @@ def _anonymous_file(nbytes: int) -> int:
             os.unlink(path)
         os.ftruncate(descriptor, nbytes)
     except OSError as error:
-        raise ResourceError(f"cannot share {nbytes / 1e6:,.1f} MB of memory between processes: {error.strerror}") from error
+        raise _refused(nbytes, error) from error
     return descriptor
+
+
+def _map(descriptor: int, nbytes: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(descriptor, max(nbytes, 1))
+    except OSError as error:
+        raise _refused(nbytes, error) from error
+
+
+def _refused(nbytes: int, error: OSError) -> ResourceError:
+    """What to tell the user who cannot have `nbytes` of shared memory."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    ways = {
+        errno.EMFILE: f"this process may open {limit} files: ulimit -n raises that",
+        errno.ENOMEM: "a smaller --replay-steps needs less (see also ulimit -v)",
+        errno.ENOSPC: "a smaller --replay-steps needs less",
+    }
+    way = ways.get(error.errno or 0, "this system gives no anonymous memory to share")
+    return ResourceError(
+        f"cannot share {nbytes / 1e6:,.1f} MB of memory between processes: {error.strerror}; {way}, or use --runtime inline"
+    )
 
 
 class SharedArena:
@@ -58,7 +81,7 @@ class SharedArena:
         descriptor, size = self._files[self._given]
         assert size == nbytes, "a copy of an arena must be asked for the same pieces in the same order"
         self._given += 1
-        return np.frombuffer(mmap.mmap(descriptor, max(nbytes, 1)), np.uint8, nbytes)
+        return np.frombuffer(_map(descriptor, nbytes), np.uint8, nbytes)
 
     def close(self) -> None:
         """Gives the descriptors back; arrays that were allocated stay."""

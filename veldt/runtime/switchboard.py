@@ -18,7 +18,8 @@ from veldt.errors import RunError, WorkersLost
 from veldt.runtime.ports import Commit, Credit, OpenInlet, steps_of, version_of
 from veldt.runtime.remote import RemotePart
 from veldt.runtime.shared import Board, Publication
-from veldt.runtime.supervision import Supervised
+from veldt.runtime.supervision import Supervised, in_words
+from veldt.runtime.telling import Stall, doings, slow_ones
 from veldt.runtime.worker import (
     Conclude,
     Concluded,
@@ -46,7 +47,6 @@ PAUSE_SECONDS = 5.0
 """A worker that does not tell its state for so long is left out of a snapshot: it may be frozen."""
 
 STOP_SECONDS = 5.0
-STALL_SECONDS = 30.0
 
 
 class Switchboard:
@@ -64,6 +64,7 @@ class Switchboard:
         *,
         lockstep: bool,
         stuck_seconds: float,
+        stall_seconds: float,
     ) -> None:
         self.crew, self._parts, self._launch = crew, parts, launch
         self._memories, self._parameters = memories, parameters
@@ -71,13 +72,16 @@ class Switchboard:
         self._lockstep, self._stuck_seconds = lockstep, stuck_seconds
         self._selector = selectors.DefaultSelector()
         self.say: Callable[[str], None] = print
+        self.stopping: Callable[[], bool] = lambda: False
+        """Whether the run is to end after this round: then nothing is waited for."""
+        self._ahead = dict.fromkeys(memories, 0)
+        """Credit for each memory that was given and not spent, over all workers."""
+        self._stall = Stall(memories, parameters, stall_seconds)
         self.seconds = {"waiting for actors": 0.0}
         self._looked = self._published = 0.0
-        self._idle_since: float | None = None
-        self._told_stall = 0.0
         self._closed = False
         for part in parts.values():
-            part.conclude = lambda part=part: self._conclude(part)  # type: ignore[misc]
+            part.conclude = lambda stopping, part=part: self._conclude(part, stopping)  # type: ignore[misc]
 
     # ---- the loop ----------------------------------------------------------------------------------------------------------
 
@@ -88,38 +92,19 @@ class Switchboard:
             RunError: a worker reported an error that would come again, or no worker of a bundle with credit is left.
         """
         progress = self._pump(0.0)
-        progress |= self._give_credit()
-        if progress:
-            self._idle_since = None
-        return progress
+        return self._give_credit() or progress
 
     def idle(self, workers: Mapping[str, Worker]) -> None:
         """Waits until something arrives or is due. Says who waits for what when nothing has moved for long."""
         started = time.monotonic()
-        if self._idle_since is None:
-            self._idle_since = self._told_stall = started
         self._pump(IDLE_SECONDS)
         now = time.monotonic()
         self.seconds["waiting for actors"] += now - started
-        if now - self._told_stall > STALL_SECONDS:
-            self._told_stall = now
-            waits = "; ".join(f"{name}: {part.waiting_for()}" for name, part in workers.items())
-            self.say(f"nothing has moved for {now - self._idle_since:.0f} s. {waits}")
+        self._stall.look(workers, self._stuck_seconds, self.say, now)
 
     def waiting_for(self) -> str:
         """Who writes, and why the others may not."""
-        texts = []
-        for worker in self.crew:
-            if not worker.alive:
-                texts.append(f"{worker.label} is " + (worker.budget.why if worker.quarantined else "being started again"))
-            elif not worker.ready:
-                texts.append(f"{worker.label} is starting")
-            for (node, actor), credit in worker.inlets.items():
-                if credit:
-                    texts.append(f"{worker.label} writes")
-                else:
-                    texts.append(f"{worker.label} waits for {self._memories[node].waiting_for(actor)}")
-        return ", ".join(texts)
+        return doings(self.crew, self._memories, time.monotonic())
 
     def metrics(self) -> dict[str, float]:
         """Restarts so far."""
@@ -162,24 +147,32 @@ class Switchboard:
 
     def _give_credit(self) -> bool:
         given = False
-        if self._lockstep and not all(worker.ready or worker.quarantined for worker in self.crew):
-            return False
+        if self._lockstep:
+            self._wait_for_all()
         for worker in self.crew:
             for node, actor in list(worker.inlets):
-                if self._may_write(node, actor, worker):
+                if self._memories[node].can_insert(actor, worker.inlets[node, actor], self._ahead[node]):
                     self._publish()
                     self._show_counters()
-                    worker.inlets[node, actor] += 1
-                    assert worker.channel is not None
-                    worker.channel.send(Credit(node, actor))
+                    self._give_one(worker, node, actor)
                     given = True
-                    while self._lockstep and worker.inlets.get((node, actor)):
+                    while self._lockstep and worker.inlets.get((node, actor)) and not self.stopping():
                         self._pump(IDLE_SECONDS)
         return given
 
-    def _may_write(self, node: str, actor: int, worker: Supervised) -> bool:
-        everybody = sum(credit for other in self.crew for key, credit in other.inlets.items() if key[0] == node)
-        return self._memories[node].can_insert(actor, worker.inlets[node, actor], everybody)
+    def _wait_for_all(self) -> None:
+        """Waits until every worker has its turn again. Were the run to go on without one that is being started again, how many
+        turns that one misses would be a matter of how long the start takes; so even a run with deaths can be repeated."""
+        while not all(worker.ready or worker.quarantined for worker in self.crew) and not self.stopping():
+            self._pump(IDLE_SECONDS)
+
+    def _give_one(self, worker: Supervised, node: str, actor: int) -> None:
+        if not any(worker.inlets.values()):
+            worker.pace.may_write(time.monotonic(), True)
+        worker.inlets[node, actor] += 1
+        self._ahead[node] += 1
+        assert worker.channel is not None
+        worker.channel.send(Credit(node, actor))
 
     # ---- messages ----------------------------------------------------------------------------------------------------------
 
@@ -194,7 +187,9 @@ class Switchboard:
     def _handle(self, worker: Supervised, message: Any) -> None:
         if isinstance(message, Commit):
             worker.inlets[message.node, message.actor] -= 1
-            worker.commits += 1
+            self._ahead[message.node] -= 1
+            worker.pace.commits += 1
+            worker.pace.may_write(time.monotonic(), any(worker.inlets.values()))
             memory = self._memories[message.node]
             before = memory.inserted_steps
             memory.commit(message.actor, message.end, message.priorities)
@@ -207,6 +202,7 @@ class Switchboard:
                 self._parts[name].take(message)
         elif isinstance(message, OpenInlet):
             worker.inlets[message.node, message.actor] = 0
+            worker.writes = True
         elif isinstance(message, Ready):
             worker.ready = worker.ever_ready = True
         elif isinstance(message, Said):
@@ -219,10 +215,12 @@ class Switchboard:
     # ---- life and death ----------------------------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
-        """Starts who is due, replaces who is stuck, and publishes for those who pull without credit."""
+        """Starts who is due, replaces who is stuck, names who is slow, and publishes for those who pull without credit."""
         if now - self._published >= PUBLISH_SECONDS:
             self._published = now
             self._publish()
+            for line in slow_ones(self.crew, now):
+                self.say(line)
         for index, worker in enumerate(self.crew):
             if worker.starts_at is not None and now >= worker.starts_at and not worker.quarantined:
                 self._start(worker, index)
@@ -238,7 +236,12 @@ class Switchboard:
         return not worker.inlets or any(worker.inlets.values())
 
     def _start(self, worker: Supervised, index: int) -> None:
-        worker.start(self._launch(index))
+        self._board[f"heartbeat {index}"] = 0
+        try:
+            worker.start(self._launch(index))
+        except OSError as error:
+            self._plan(worker, f"{worker.label} could not be started: {in_words(error)}", None)
+            return
         self._selector.register(worker.channel, selectors.EVENT_READ, (worker, "channel"))  # type: ignore[arg-type]
         self._selector.register(worker.output, selectors.EVENT_READ, (worker, "output"))
         self._selector.register(worker.exit_handle, selectors.EVENT_READ, (worker, "exit"))
@@ -250,6 +253,8 @@ class Switchboard:
         for descriptor in (worker.channel, worker.output, worker.exit_handle):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(descriptor)
+        for (node, _), credit in worker.inlets.items():
+            self._ahead[node] -= credit
         return worker.bury()
 
     def _bury(self, worker: Supervised, how: str | None = None) -> None:
@@ -259,22 +264,33 @@ class Switchboard:
         code = self._let_go(worker)
         if self._closed:
             return
-        how = how or worker.describe_death(code)
         failed = worker.failed
         if failed is not None and failed.kind is not None:
             raise_again(failed, worker.label)
-        if not worker.ever_ready and worker.budget.deaths == 0:
-            detail = failed.traceback if failed else "\n".join(worker.lines)
-            raise RunError(f"{worker.label} could not be started: {how}" + (f"\n{detail.rstrip()}" if detail else ""))
+        self._plan(worker, how or worker.describe_death(code), code)
+
+    def _plan(self, worker: Supervised, how: str, code: int | None) -> None:
+        """Plans the successor of a worker that ended with exit `code`, or could not even be started (None).
+
+        Raises:
+            RunError: there is no hope of one, because the first was never ready, and none of its kind.
+            WorkersLost: it was the last of those who write.
+        """
+        peers = [other for other in self.crew if other.bundle == worker.bundle]
+        hopeless = code is None or code > 0  # but not a signal: that came from outside
         worker.starts_at = worker.budget.next_start(time.monotonic())
         worker.quarantined = worker.starts_at is None
-        peers = [other for other in self.crew if other.bundle == worker.bundle]
+        lost = all(other.quarantined for other in peers)
+        if not any(other.ever_ready for other in peers) and (hopeless or lost):
+            detail = worker.failed.traceback if worker.failed else "\n".join(worker.lines)
+            how = how if code is None else f"{worker.label} could not be started: {how}"
+            raise RunError(how + (f"\n{detail.rstrip()}" if detail else ""))
         healthy = f"{sum(other.alive for other in peers)}/{len(peers)} healthy"
         if not worker.quarantined:
             self.say(f"{how}; replaced, {healthy}")
             return
         self.say(f"{how}; {worker.label} {worker.budget.why}; not restarting, {healthy}")
-        if all(other.quarantined for other in peers) and worker.commits:
+        if lost and any(other.writes for other in peers):
             deaths = sum(other.budget.deaths for other in peers)
             raise WorkersLost(f"0/{len(peers)} {worker.bundle}s; giving up after {deaths - len(peers)} restarts. Last: {how}")
 
@@ -307,11 +323,11 @@ class Switchboard:
         assert worker.channel is not None
         worker.channel.send(order)
 
-    def _conclude(self, part: RemotePart) -> None:
+    def _conclude(self, part: RemotePart, stopping: Callable[[], bool]) -> None:
         """Lets a part conclude on the newest weights; asks its successors too."""
         worker, asked = part.worker, None
         self._publish()
-        while not worker.quarantined:
+        while not worker.quarantined and not stopping():
             if worker.alive and worker.ready and asked != worker.pid:
                 self._order(worker, Conclude(part.name))
                 asked = worker.pid
@@ -335,6 +351,8 @@ class Switchboard:
             worker.quarantined = True
             if worker.channel is not None:
                 worker.channel.send(Stop())
+            if not worker.ready:  # it would hear of it only when it is built
+                worker.signal(9)
         until = time.monotonic() + STOP_SECONDS
         while time.monotonic() < until and any(worker.alive for worker in self.crew):
             self._pump(LOOK_SECONDS)

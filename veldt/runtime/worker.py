@@ -103,7 +103,7 @@ class Go(NamedTuple):
 
 
 class Conclude(NamedTuple):
-    """To a worker: call `conclude()` of `part`."""
+    """To a worker: call `conclude()` of `part`. The next order ends it early."""
 
     part: str
 
@@ -182,6 +182,9 @@ class _Work:
         self._launch, self._channel, self._board = launch, channel, launch.board
         warnings.showwarning = self._show_warning  # type: ignore[assignment]
         ports = {node: link.open(launch.board, channel.send) for node, link in launch.links.items()}
+        self._workers: dict[str, Worker] = {}
+        self._waited = 0.0
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._inlets = {node: port.inlets for node, port in ports.items() if isinstance(port, MemoryPort)}
         built: dict[str, Any] = {}
         self.parts: dict[str, Any] = {}
@@ -190,34 +193,40 @@ class _Work:
             built[node.name] = self.parts[label] = node.make(place=launch.place, **behind)
         for label, state in launch.states.items():
             self.parts[label].load_state_dict(state)
-        self._workers: dict[str, Worker] = {name: part for name, part in self.parts.items() if isinstance(part, Worker)}
-        self._waited = 0.0
+        self._workers = {name: part for name, part in self.parts.items() if isinstance(part, Worker)}
         self._reported = time.perf_counter()
         self._stopping = self._obeyed = False
+        self._concluding: str | None = None
 
     def run(self) -> None:
         """The scheduler loop, until told to stop."""
         self._channel.send(Ready())
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         scheduler.run(self._workers, self._after_round, self._idle)
         for part in self.parts.values():
             if hasattr(part, "close"):
                 part.close()
 
     def _watch(self) -> None:
-        """Shows that the parts move, and that the parent lives. A thread: the parts may be busy for long."""
+        """Shows that the parts move, and that the parent lives. A thread: the parts may be busy for long.
+
+        While they are being built, what moves is the processor time of the thread that builds them.
+        """
         parent = multiprocessing.parent_process()
         while parent is not None:
+            spent = (
+                sum(sum(worker.seconds.values()) for worker in self._workers.values()) if self._workers else _main_cpu_seconds()
+            )
+            self._board[self._launch.heartbeat] = 1 + int((spent + self._waited) * 1e6)
             if multiprocessing.connection.wait([parent.sentinel], REPORT_SECONDS / 2):
                 os._exit(1)
-            spent = sum(sum(worker.seconds.values()) for worker in self._workers.values())
-            self._board[self._launch.heartbeat] = int((spent + self._waited) * 1e6)
 
     def _after_round(self) -> bool:
         self._obeyed = False
         for message in self._channel.receive():
             self._obey(message)
             self._obeyed = True
+        if self._concluding is not None and not self._stopping:
+            self._conclude(self._concluding)
         self._tell()
         if self._channel.closed:
             os._exit(1)
@@ -229,11 +238,17 @@ class _Work:
         elif isinstance(message, Pause):
             self._pause()
         elif isinstance(message, Conclude):
-            self.parts[message.part].conclude()
-            self._tell()
-            self._channel.send(Concluded(message.part))
+            self._concluding = message.part
         elif isinstance(message, Stop):
             self._stopping = True
+
+    def _conclude(self, part: str) -> None:
+        """Until it is done or another order arrives: it may be to stop, or to tell the state for a checkpoint before that."""
+        self._concluding = None
+        self.parts[part].conclude(lambda: self._channel.wait(0.0))
+        if not self._channel.wait(0.0):
+            self._tell()
+            self._channel.send(Concluded(part))
 
     def _pause(self) -> None:
         """Tells the state, then does nothing until it may go on."""
@@ -272,6 +287,13 @@ class _Work:
 
     def _show_warning(self, message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
         self._channel.send(Said(f"{self._launch.label}/{message}"))
+
+
+def _main_cpu_seconds() -> float:
+    """Processor time of the main thread; where the system does not say, the time, which always moves."""
+    if hasattr(time, "pthread_getcpuclockid"):
+        return time.clock_gettime(time.pthread_getcpuclockid(threading.main_thread().ident or 0))
+    return time.monotonic()
 
 
 def resident_bytes(process: int | str = "self") -> int:

@@ -1,0 +1,64 @@
+"""What the home process tells the user of its workers: what each does or waits for, that nothing moves, that one is slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from veldt.core import Parameters, Worker, Writable
+from veldt.runtime.supervision import Supervised, slower_than_peers
+
+
+def doings(crew: Sequence[Supervised], memories: Mapping[str, Writable], now: float) -> str:
+    """Who writes, and why the others may not; `now` as `time.monotonic()` counts."""
+    texts = []
+    for worker in crew:
+        if worker.quarantined:
+            texts.append(f"{worker.label} {worker.budget.why} and is not started again")
+        elif not worker.alive:
+            texts.append(f"{worker.label} is being started again")
+        elif not worker.ready:
+            texts.append(f"{worker.label} is starting")
+        for (node, actor), credit in worker.inlets.items():
+            if credit:
+                texts.append(f"{worker.label} writes, for {worker.pace.writing_for(now):.0f} s now")
+            else:
+                texts.append(f"{worker.label} may not write: {memories[node].waiting_for(actor)}")
+    return ", ".join(texts)
+
+
+def slow_ones(crew: Sequence[Supervised], now: float) -> Iterator[str]:
+    """A line for each worker that has turned out to be much slower than its peers; one line in its life, whoever plays its part."""
+    for worker in crew:
+        if worker.alive and worker.writes and not worker.said_slow:
+            peers = [
+                other.pace
+                for other in crew
+                if other is not worker and other.bundle == worker.bundle and other.writes and other.alive
+            ]
+            times = slower_than_peers(worker.pace, peers, now)
+            if times is not None:
+                worker.said_slow = True
+                yield f"{worker.label} {times:.0f}× slower than median; the others do not wait for it"
+
+
+class Stall:
+    """Notices that neither steps nor updates have been made for long, and says so, again and again until they are."""
+
+    def __init__(self, memories: Mapping[str, Writable], parameters: Mapping[str, Parameters], seconds: float) -> None:
+        self._memories, self._parameters, self._seconds = memories, parameters, seconds
+        self._seen: tuple[int, ...] = ()
+        self._since = self._told = 0.0
+
+    def look(self, workers: Mapping[str, Worker], stuck_seconds: float, say: Callable[[str], None], now: float) -> None:
+        """Says who waits for what, with the counters, and what would end it, if nothing has moved for long."""
+        steps = [memory.inserted_steps for memory in self._memories.values()]
+        seen = (*steps, *(parameters.version for parameters in self._parameters.values()))
+        if seen != self._seen:
+            self._seen, self._since, self._told = seen, now, now
+        if now - self._told > self._seconds:
+            self._told = now
+            waits = "".join(f"\n  {name}: {part.waiting_for()}" for name, part in workers.items())
+            say(
+                f"no step and no update for {now - self._since:.0f} s:{waits}\n  who may write and does not move is "
+                f"replaced after {stuck_seconds:g} s; the others go on when there is what they wait for"
+            )
