@@ -201,9 +201,8 @@ class Memory(StepCount, Protocol):
         """What would make an insert of `actor`, or with None a sample, possible, in words and numbers."""
 
 
-@runtime_checkable
-class Writable(StepCount, Protocol):
-    """A memory whose actors may live in other processes: what their ports, whoever ends the run and whoever shows it need of it."""
+class RunMemory(StepCount, Protocol):
+    """A memory as its run sees it: it counts steps, takes no more than it is told, and shows how full it is."""
 
     @property
     def insert_steps(self) -> int:
@@ -222,6 +221,11 @@ class Writable(StepCount, Protocol):
 
     most_steps: int | None
     """Inserts that could make it more steps than so many are refused. Set by whoever knows how long the run is."""
+
+
+@runtime_checkable
+class Writable(StepCount, Protocol):
+    """A memory whose actors may live in other processes: what their ports need of it."""
 
     def ring(self, actor: int) -> Ring:
         """The way to the rows of `actor`."""

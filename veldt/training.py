@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from veldt.core import State, Writable
+from veldt.core import RunMemory, State
 from veldt.data import tree_leaves
 from veldt.errors import ConfigError, RunFolderError, VeldtError, WorkersLost
 from veldt.parts.evaluator import Evaluation, Evaluator
@@ -164,7 +164,7 @@ class _Stretch:
         program = with_evaluator(request.system.program(request.config, request.env_spec), request)
         self._runtime = make_runtime(program, request)
         parts = self._runtime.parts
-        self._memories: list[Writable] = [parts[name] for name in replicas_of(program, program.memory)]
+        self._memories: list[RunMemory] = [parts[name] for name in replicas_of(program, program.memory)]
         self._parameters: list[Any] = [parts[name] for name in replicas_of(program, program.parameters)]
 
     def run(self, folder: RunFolder, loaded: Loaded | None = None) -> Result:

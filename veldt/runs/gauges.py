@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from veldt.core import Writable
+from veldt.core import RunMemory
 from veldt.runs.progress import ActorNow, MemoryNow, Times
 
 HOME = "home"
@@ -31,7 +31,7 @@ class Mark(NamedTuple):
 class Gauges:
     """Readings of the last seconds, and the first one since learning began."""
 
-    def __init__(self, parts: Mapping[str, Any], actors: Sequence[str], memories: Sequence[Writable]) -> None:
+    def __init__(self, parts: Mapping[str, Any], actors: Sequence[str], memories: Sequence[RunMemory]) -> None:
         """Args:
         parts: all parts of the run, by name. One with a `process` is not in this one.
         actors: those of `parts` that act.

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from veldt.core import Parameters, State, Writable
+from veldt.core import Parameters, RunMemory, State
 from veldt.parts.evaluator import Evaluation
 from veldt.runs.display import Display
 from veldt.runs.gauges import Gauges
@@ -30,7 +30,7 @@ class Monitor:
     def __init__(
         self,
         parts: Mapping[str, Any],
-        memories: Sequence[Writable],
+        memories: Sequence[RunMemory],
         parameters: Sequence[Parameters],
         options: RunOptions,
         table: MetricsTable,
