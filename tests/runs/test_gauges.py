@@ -13,14 +13,14 @@ from veldt.runs.monitor import Monitor
 from veldt.runs.options import RunOptions
 from veldt.runtime.processes import ProcessRuntime
 from veldt.runtime.remote import RemotePart
-from veldt.runtime.supervision import Supervised
+from veldt.runtime.supervision import RESTARTS, Supervised
 from veldt.runtime.worker import Report
 
 PATIENCE_SECONDS = 90.0
 
 
 def test_a_maximum_is_the_largest_of_all_reports_since_it_was_read():
-    part = RemotePart(Supervised("actor 0", "actor"), "actor 0")
+    part = RemotePart(Supervised("actor 0", "actor", RESTARTS), "actor 0")
     for lag in (1.0, 5.0, 2.0):
         values = {"policy_lag_updates": lag, "policy_lag_updates_max": lag}
         part.take(Report({"actor 0": {}}, {"actor 0": values}, resident_bytes=0))
@@ -36,7 +36,6 @@ def test_seconds_of_a_process_that_was_replaced_do_not_run_backwards():
 def test_a_run_of_several_processes_is_measured(tmp_path):
     program = actors_and_learner(2, corridor, samples_per_insert=1.0, evaluator=True)
     runtime = ProcessRuntime(program, seed=1, device="cpu", lockstep=False, stuck_seconds=60.0)
-    runtime.switchboard.say = lambda line: None
     replay, began = runtime.parts["replay"], time.monotonic()
     monitor = Monitor(
         runtime.parts, [replay], [runtime.parts["parameters"]], RunOptions(steps=10_000_000, log_every_steps=100),
