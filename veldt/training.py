@@ -298,9 +298,10 @@ class _Stretch:
                 if replay is None:
                     part.refill()
                 else:
-                    part.load_replay_state_dict(replay[name])
+                    part.load_replay_state_dict(replay.pop(name))
         self._monitor.load_state_dict(states["monitor"])
         self._saved_step = loaded.step
+        states.clear()  # the caller has it too: what was loaded would stay in memory for the whole run
 
     @contextmanager
     def _failure_noted(self) -> Iterator[None]:

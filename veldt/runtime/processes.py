@@ -15,6 +15,7 @@ No lock is shared. A worker that is killed costs its unfinished unroll; its succ
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -108,7 +109,8 @@ class ProcessRuntime:
         names = {node.name for _, node in nodes}
         targets = {target for _, node in nodes for target in node.links.values() if target not in names}
         links = {target: self._link(target, replica) for target in targets}
-        states = {name: self._states.pop(name) for name, _ in nodes if name in self._states}
+        # Plain bytes: given as tensors, `multiprocessing` would leave a shared memory file open for each of them.
+        states = pickle.dumps({name: self._states.pop(name) for name, _ in nodes if name in self._states})
         place = Place(replica, bundle.replicas, self._seed, life=self.switchboard.crew[index].budget.deaths)
         return Launch(_worker_label(bundle, replica), nodes, place, links, self._board, f"heartbeat {index}", states)
 

@@ -16,6 +16,7 @@ import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -114,7 +115,8 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True)
 class Launch:
-    """What a worker needs to know. `nodes` are in build order; `links` are those that leave its bundle."""
+    """What a worker needs to know. `nodes` are in build order; `links` are those that leave its bundle; `states`: the pickled states of
+    its parts, by label, from which they go on."""
 
     label: str
     nodes: tuple[tuple[str, Node], ...]
@@ -122,7 +124,7 @@ class Launch:
     links: Mapping[str, MemoryLink | ParametersLink]
     board: Board
     heartbeat: str
-    states: Mapping[str, State]
+    states: bytes
 
 
 class Connection:
@@ -191,7 +193,7 @@ class _Work:
         for label, node in launch.nodes:
             behind = {port: built.get(target, ports.get(target)) for port, target in node.links.items()}
             built[node.name] = self.parts[label] = node.make(place=launch.place, **behind)
-        for label, state in launch.states.items():
+        for label, state in pickle.loads(launch.states).items():
             self.parts[label].load_state_dict(state)
         self._workers = {name: part for name, part in self.parts.items() if isinstance(part, Worker)}
         self._reported = time.perf_counter()
