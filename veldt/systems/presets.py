@@ -144,4 +144,26 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "pendulum": Preset({**_SMALL_APEX, "n_steps": 2, "batch_size": 128, "steps": 20_000}, fits="Pendulum"),
     },
+    "impala": {
+        "paper": PAPER,
+        "atari": Preset({"encoder": "impala", "life_loss": True, "eval_every_steps": 250_000}, fits="ALE/"),
+        "cartpole": Preset(
+            {
+                "hidden": (64, 64),
+                "actors": 1,
+                "environments": 32,
+                "unroll_steps": 20,
+                "reward_clip": None,
+                "batch_size": 32,
+                "queue_unrolls": 2,
+                "optimizer": "adam",
+                "optimizer_epsilon": 1e-5,
+                "learning_rate": 2e-3,
+                "learning_rate_updates": 800,
+                "entropy_factor": 0.01,
+                "steps": 500_000,
+            },
+            fits="CartPole",
+        ),
+    },
 }
