@@ -109,7 +109,7 @@ def program(c: ImpalaConfig, env: EnvSpec) -> Program:
     )
     rmsprop = RMSPropConfig(c.learning_rate, 0.99, c.optimizer_epsilon, True, initial_square=1.0, centered=False)
     adam = AdamConfig(c.learning_rate, beta1=0.9, beta2=0.999, epsilon=c.optimizer_epsilon)
-    queue = Node("replay", partial(
+    unrolls = Node("unrolls", partial(
         Table, env.step_spec(loss.extras), actors=c.actors, streams=c.environments, unroll_steps=c.unroll_steps,
         capacity_steps=c.capacity_steps, frame_stack=env.frame_stack, state=c.network.state, batch_size=c.batch_size,
         view=Unrolls(c.unroll_steps), selector=Fifo(c.replay_share), limiter=Limiter(None),
@@ -117,12 +117,12 @@ def program(c: ImpalaConfig, env: EnvSpec) -> Program:
     parameters = Node("parameters", partial(
         LocalParameters, make_agent, rmsprop if c.optimizer == "rmsprop" else adam,
         max_gradient_norm=c.max_gradient_norm, learning_rate=c.learning_rate_schedule))  # fmt: skip
-    links = {"memory": "replay", "parameters": "parameters"}
+    links = {"memory": "unrolls", "parameters": "parameters"}
     learner = Node("learner", partial(Learner, make_agent, loss, target_period_updates=None), links)
     actor = Node("actor", partial(
         Actor, make_agent, env, ConstantEpsilon(1.0), unroll_steps=c.unroll_steps, streams=c.environments,
         pull_period_steps=None, initial_priorities=None, max_lag_updates=c.max_lag_updates), links)  # fmt: skip
-    whole = Program((Bundle("actor", (actor,), replicas=c.actors), Bundle("learning", (queue, parameters, learner))))
+    whole = Program((Bundle("actor", (actor,), replicas=c.actors), Bundle("learning", (unrolls, parameters, learner))), memory="unrolls")
     if not c.forced_lag_updates:
         return whole
     lagged = Node("lagged", partial(LaggedParameters, lag_updates=c.forced_lag_updates), {"parameters": "parameters"})
