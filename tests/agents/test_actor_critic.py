@@ -127,9 +127,7 @@ def test_what_came_before_an_episode_is_forgotten_and_what_came_before_in_it_is_
 def test_an_episodes_first_row_is_told_from_one_after_action_0_and_reward_0():
     agent, _ = make_agent("discrete", lstm_units=0)
     one, other = shown(agent, 1, first=True), shown(agent, 1, first=True)._replace(first=np.zeros(1, bool))
-    first, later = (
-        agent.act(seen, None, np.zeros(1), np.random.default_rng(0)).extras["log_prob"] for seen in (one, other)
-    )
+    first, later = (agent.act(seen, None, np.zeros(1), np.random.default_rng(0)).extras["log_prob"] for seen in (one, other))
     assert first != later
 
 

@@ -122,7 +122,9 @@ def program(c: ImpalaConfig, env: EnvSpec) -> Program:
     actor = Node("actor", partial(
         Actor, make_agent, env, ConstantEpsilon(1.0), unroll_steps=c.unroll_steps, streams=c.environments,
         pull_period_steps=None, initial_priorities=None, max_lag_updates=c.max_lag_updates), links)  # fmt: skip
-    whole = Program((Bundle("actor", (actor,), replicas=c.actors), Bundle("learning", (unrolls, parameters, learner))), memory="unrolls")
+    whole = Program(
+        (Bundle("actor", (actor,), replicas=c.actors), Bundle("learning", (unrolls, parameters, learner))), memory="unrolls"
+    )
     if not c.forced_lag_updates:
         return whole
     lagged = Node("lagged", partial(LaggedParameters, lag_updates=c.forced_lag_updates), {"parameters": "parameters"})
