@@ -156,13 +156,12 @@ def test_a_run_repeats_itself_bit_for_bit_and_another_seed_does_not(tmp_path: Pa
     assert not same_weights(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-@pytest.mark.parametrize("lag", [0, 5])
-def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(tmp_path: Path, lag: int) -> None:
+def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(tmp_path: Path) -> None:
     settings = {**SMALL, "lstm_units": 8, "last_inputs": True, "replay_share": 0.5, "replay_unrolls": 200, "steps": 3_000}
     settings = {name: value for name, value in settings.items() if name not in ("hidden", "quiet", "last_inputs")}
     flags = [f"--{name.replace('_', '-')}={str(value).lower()}" for name, value in settings.items()]
     command = [sys.executable, "-m", "veldt.cli", "train", "impala", "tests.systems.toys:interrupting", *flags]
-    command += ["--quiet", "--last-inputs", "--forced-lag-updates", str(lag)]
+    command += ["--quiet", "--last-inputs", "--forced-lag-updates=5"]
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(arguments, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120)

@@ -63,17 +63,11 @@ class Table:
             ConfigError: settings that contradict each other or must deadlock.
             ResourceError: the machine has less memory than `capacity_steps` need.
         """
-        if batch_size > capacity_steps:
-            raise ConfigError(f"batch_size {batch_size} exceeds replay.capacity {capacity_steps}")
-        if limiter.start_steps > capacity_steps:
-            raise ConfigError(f"start_steps {limiter.start_steps} exceeds replay.capacity {capacity_steps}")
-        queue = self._queue = isinstance(selector, Fifo)
-        if queue and (limiter.samples_per_insert is not None or limiter.start_steps > 1):
-            raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
+        _refuse_contradictions(capacity_steps, batch_size, selector, limiter)
+        self._queue = isinstance(selector, Fifo)
         self._streams_per_actor, self._unroll_steps = streams, unroll_steps
         self._window = max(view.window_steps, initial_priorities.window_steps if initial_priorities else 0)
-        fresh = selector.fresh(batch_size) if isinstance(selector, Fifo) else batch_size
-        rows_needed = _rows_needed(self._window, unroll_steps, actors, streams, fresh, queue)
+        rows_needed = _rows_needed(self._window, unroll_steps, actors, streams, batch_size, selector)
         self._kept_rows = -(-capacity_steps // (actors * streams))
         if self._kept_rows < rows_needed:
             written = f"items of {self._window} steps in batches of {batch_size}, written {unroll_steps} rows at a time"
@@ -262,14 +256,24 @@ class Table:
         self._selector.load_state_dict(state["selector"])
 
 
-def _rows_needed(window: int, unroll: int, actors: int, streams: int, batch_size: int, queue: bool) -> int:
+def _refuse_contradictions(capacity_steps: int, batch_size: int, selector: Selector, limiter: Limiter) -> None:
+    if batch_size > capacity_steps:
+        raise ConfigError(f"batch_size {batch_size} exceeds replay.capacity {capacity_steps}")
+    if limiter.start_steps > capacity_steps:
+        raise ConfigError(f"start_steps {limiter.start_steps} exceeds replay.capacity {capacity_steps}")
+    if isinstance(selector, Fifo) and (limiter.samples_per_insert is not None or limiter.start_steps > 1):
+        raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
+
+
+def _rows_needed(window: int, unroll: int, actors: int, streams: int, batch_size: int, selector: Selector) -> int:
     """Rows a stream must keep so that both sides can always go on.
 
     A random selector needs two rows that are whole, one of which may end an episode, beside an unroll under way. A queue
-    whose actors all wait must hold a batch, of which one row of streams may be sampled in part.
+    whose actors all wait must hold the new items of a batch, of which one row of streams may be sampled in part.
     """
-    if not queue:
+    if not isinstance(selector, Fifo):
         return window + unroll
+    batch_size = selector.fresh(batch_size)
     sampled_in_part = streams - gcd(streams, batch_size)
     items = -(-(batch_size + sampled_in_part) // (actors * streams))
     return items * window + unroll - gcd(window, unroll)

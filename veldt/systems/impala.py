@@ -36,7 +36,7 @@ from veldt.systems.actor_critic import ActorCriticShared
 
 @dataclass(frozen=True)
 class ImpalaConfig(ActorCriticShared):
-    """Hyperparameters of IMPALA, by default those of Espeholt et al. 2018 on Atari (table G.1 and appendix E)."""
+    """Hyperparameters of IMPALA, by default those of Espeholt et al. 2018 on Atari."""
 
     actors: int = 4
     """Actors, each with environments of its own."""
