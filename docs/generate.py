@@ -75,7 +75,22 @@ APEX_DPG_DEPARTURES = (
     ),
 )
 
-DEPARTURES = {"dqn": DQN_DEPARTURES, "apex": APEX_DEPARTURES, "apex-dpg": APEX_DPG_DEPARTURES}
+IMPALA_DEPARTURES = (
+    (
+        "encoder",
+        "the deep residual network",
+        "`auto` reads every environment: nature for images, dense layers for vectors; the preset `atari` has the paper's, `impala`",
+    ),
+    ("actors", "150 to 210, of one environment each", "what a desktop has cores for"),
+    (
+        "queue_unrolls",
+        "1 unroll of all actors in the released code",
+        "actors and learner work at the same time only if unrolls wait; one more batch of lag at most",
+    ),
+    ("life_loss", "a lost life ends the discounting", "an option that only Atari has; the preset `atari` switches it on"),
+)
+
+DEPARTURES = {"impala": IMPALA_DEPARTURES, "dqn": DQN_DEPARTURES, "apex": APEX_DEPARTURES, "apex-dpg": APEX_DPG_DEPARTURES}
 
 
 def defaults(system: str) -> dict[str, Any]:

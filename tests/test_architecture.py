@@ -19,6 +19,7 @@ from veldt.systems import SYSTEMS
 from veldt.systems.apex import ApexConfig
 from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
+from veldt.systems.impala import ImpalaConfig
 
 PACKAGE = Path(veldt.__file__).parent
 FILES = {
@@ -222,6 +223,7 @@ def test_the_public_names_are_exactly_these():
         "DQNConfig",
         "EnvOptions",
         "EvaluationResult",
+        "ImpalaConfig",
         "Policy",
         "Result",
         "RunOptions",
@@ -355,6 +357,45 @@ PAPER_APEX_DPG = {
 ONLY_APEX = ("double", "dueling", "hidden", "error_loss", "optimizer", "optimizer_epsilon", "epsilon_base", "epsilon_power")
 
 
+PAPER_IMPALA = {
+    # Espeholt et al. 2018, the hyperparameters for Atari; a run is 200 million frames
+    "unroll_steps": 20,
+    "batch_size": 32,
+    "discount": 0.99,
+    "value_factor": 0.5,
+    "entropy_factor": 0.01,
+    "learning_rate": 0.0006,
+    "learning_rate_updates": 200_000_000 // 4 // (20 * 32),
+    "optimizer": "rmsprop",
+    "optimizer_epsilon": 0.01,
+    "max_gradient_norm": 40.0,
+    "reward_clip": 1.0,
+    "hidden": (256,),
+    "lstm_units": 0,
+    "last_inputs": False,
+    # section 4.1: all thresholds 1
+    "rho_bar": 1.0,
+    "c_bar": 1.0,
+    "pg_rho_bar": 1.0,
+    "trace_lambda": 1.0,
+    "correction": "vtrace",
+    # section 5.2.2: the variant with replay has 10,000 unrolls, half of each batch
+    "replay_share": 0.0,
+    "replay_unrolls": 10_000,
+    # docs/impala.md has the reasons for these
+    "encoder": "auto",
+    "actors": 4,
+    "environments": 1,
+    "queue_unrolls": None,
+    "max_lag_updates": None,
+    "forced_lag_updates": 0,
+}
+
+
+def test_the_defaults_of_impala_are_the_papers():
+    assert dataclasses.asdict(ImpalaConfig()) == PAPER_IMPALA
+
+
 def test_the_defaults_of_apex_are_the_papers():
     assert dataclasses.asdict(ApexConfig()) == PAPER_APEX
 
@@ -377,6 +418,11 @@ CENTERED = {"decay": 0.95, "epsilon_inside_root": True, "initial_square": 0.0, "
     [
         ("dqn", "CartPole-v1", RMSPropConfig(0.00025, epsilon=0.01, **CENTERED)),
         ("apex", "CartPole-v1", RMSPropConfig(0.00025 / 4, epsilon=1.5e-7, **CENTERED)),
+        (
+            "impala",
+            "CartPole-v1",
+            RMSPropConfig(0.0006, 0.99, 0.01, epsilon_inside_root=True, initial_square=1.0, centered=False),
+        ),
         ("apex-dpg", "Pendulum-v1", AdamConfig(1e-4, beta1=0.9, beta2=0.999, epsilon=1e-8)),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from veldt.data import ArraySpec, Batch, Episode, TimeStep, Tree, Weights
+from veldt.data import ArraySpec, Batch, Episode, Seen, TimeStep, Tree, Weights
 
 State = dict[str, Any]
 """What a part saves: nested dicts (string keys) and lists of numbers, strings, booleans, None, numpy arrays and tensors."""
@@ -102,10 +102,13 @@ class Agent(Protocol):
     """How to act, and the networks that objectives differentiate. An `nn.Module`."""
 
     def initial_state(self, batch_size: int) -> Tree:
-        """The recurrent state at an episode's start, a tree of [B, ...]; None for a feed-forward agent."""
+        """The recurrent state at an episode's start, a tree of numpy arrays [B, ...]; None for a feed-forward agent."""
 
-    def act(self, obs: Tree, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
-        """Acts at obs (numpy, tree of [B, ...]) with one exploration value per stream [B]. No gradients."""
+    def act(self, seen: Seen, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
+        """Acts at what is seen with one exploration value per stream [B]. `state`, from before the row, is forgotten where `first`.
+
+        No gradients. Whoever evaluates, explores by 0.
+        """
 
 
 class Loss(NamedTuple):
@@ -141,11 +144,26 @@ class InitialPriorities(Protocol):
         """
 
 
+class Room(NamedTuple):
+    """Where one actor writes, B streams side by side.
+
+    rows: each field is a tree of arrays [ring_rows, B, ...]; row r of the stream stands at r % ring_rows.
+    states: recurrent states, a tree of arrays [S, B, ...]; that before row k * state_period_steps stands at k % S. None where
+        nobody reads them.
+    """
+
+    rows: Mapping[str, Tree]
+    states: Tree
+    state_period_steps: int
+
+
 class Inlet(Protocol):
     """An actor's side of a memory: streams it writes in place, and a commit that makes rows readable."""
 
     rows: Mapping[str, Tree]
-    """The ring: each field is a tree of arrays [ring_rows, B, ...]; row r of the stream stands at r % ring_rows."""
+    states: Tree
+    state_period_steps: int
+    """Where to write: a `Room`."""
 
     ring_rows: int
 
@@ -170,8 +188,8 @@ class Ring(Protocol):
 
     rows: int
 
-    def open(self) -> Mapping[str, Tree]:
-        """The fields, as `Inlet.rows`, in the memory that the ring was made with."""
+    def open(self) -> Room:
+        """The room, in the memory that the ring was made with."""
 
 
 class StepCount(Protocol):

@@ -32,17 +32,20 @@ import numpy as np
 import torch
 
 Tree = Any
-"""An array (numpy or torch), or a dict of trees. Keys are kept in sorted order by everything that walks a tree."""
+"""An array (numpy or torch), a dict of trees, or None: nothing. Everything that walks a tree takes keys in sorted order."""
 
 STEP_FIELDS = ("obs", "first", "last", "action", "reward", "discount")
 """The fields every row has. Whatever else a row carries are extras, under names that an objective declared."""
+
+WEIGHTS_VERSION = "weights_version"
+"""An extra that actors know themselves, int64 []: the version of the weights that they acted with."""
 
 
 def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """`function` applied to each leaf of `tree` (and to the matching leaves of `others`), in a tree of the same shape."""
     if isinstance(tree, dict):
         return {key: tree_map(function, tree[key], *(other[key] for other in others)) for key in sorted(tree)}
-    return function(tree, *others)
+    return None if tree is None else function(tree, *others)
 
 
 def tree_items(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -50,7 +53,7 @@ def tree_items(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(tree, dict):
         for key in sorted(tree):
             yield from tree_items(tree[key], f"{path}/{key}" if path else key)
-    else:
+    elif tree is not None:
         yield path, tree
 
 
@@ -58,7 +61,7 @@ def tree_from_items(tree: Tree, values: Mapping[str, Any], path: str = "") -> Tr
     """A tree of the shape of `tree` whose leaf at each path is `values[path]`: the inverse of `tree_items`."""
     if isinstance(tree, dict):
         return {key: tree_from_items(tree[key], values, f"{path}/{key}" if path else key) for key in sorted(tree)}
-    return values[path]
+    return None if tree is None else values[path]
 
 
 def tree_leaves(tree: Tree) -> list[Any]:
@@ -173,6 +176,19 @@ class TimeStep(NamedTuple):
     discount: np.ndarray
 
 
+class Seen(NamedTuple):
+    """What an agent is shown of B streams at one row.
+
+    obs: tree of [B, ...], frames stacked (`EnvSpec.seen`); first: bool [B]. last_action: [B, ...] and last_reward: float32 [B],
+    what was done at the row before and what followed it; 0 where `first`.
+    """
+
+    obs: Tree
+    first: np.ndarray
+    last_action: np.ndarray
+    last_reward: np.ndarray
+
+
 class Episode(NamedTuple):
     """One finished episode, as the environment counts it: true rewards, real ends (a lost life is not one)."""
 
@@ -201,8 +217,10 @@ class Transition:
 class Unroll:
     """T steps of B streams, `[T+1, B, ...]`: row T is row 0 of the next unroll and serves only to bootstrap.
 
-    `mask` is float32 [T, B]: 1 where the step is real and may be learned from. `state` is the recurrent state before
-    row 0, a tree of [B, ...], or None for a feed-forward agent.
+    last_action: [T+1, B, ...] and last_reward: float32 [T+1, B], what was done at the row before and what followed it; 0 where
+    `first`. `mask` is float32 [T, B]: 1 where the step is real and may be learned from. `state` is the recurrent state before
+    row 0, a tree of [B, ...], or None for a feed-forward agent. What was done at row T may not be known yet: its action, reward,
+    discount and extras mean nothing.
     """
 
     obs: Tree
@@ -211,6 +229,8 @@ class Unroll:
     action: torch.Tensor
     reward: torch.Tensor
     discount: torch.Tensor
+    last_action: torch.Tensor
+    last_reward: torch.Tensor
     mask: torch.Tensor
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     state: Tree = None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from veldt.core import Agent
-from veldt.data import EnvSpec, Tree, tree_leaves
+from veldt.data import EnvSpec, Seen, Tree, tree_leaves
 from veldt.errors import RunFolderError
 from veldt.parts.evaluator import Play
 from veldt.request import from_dict
@@ -59,11 +59,39 @@ class Policy:
         self.agent, self.env, self.about = agent, env, about
         self.epsilon = float(about["run"]["eval_epsilon"])
         self._random = np.random.default_rng()
+        self._state: Tree = None
+        self._last_action = env.action.array.zeros(0)
 
-    def act(self, obs: Tree, epsilon: float | None = None) -> np.ndarray:
-        """Actions [B] for a batch of observations, a tree of numpy arrays [B, ...] as `env.seen` describes them."""
-        chance = np.full(len(tree_leaves(obs)[0]), self.epsilon if epsilon is None else epsilon, np.float32)
-        return self.agent.act(obs, self.agent.initial_state(len(chance)), chance, self._random).action
+    def act(
+        self,
+        obs: Tree,
+        epsilon: float | None = None,
+        *,
+        first: np.ndarray | None = None,
+        reward: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Actions [B] for a batch of observations, a tree of numpy arrays [B, ...] as `env.seen` describes them.
+
+        Args:
+            obs: what B streams show.
+            epsilon: exploration; by default what the run evaluated with.
+            first: bool [B], which observations start episodes. A policy with a memory remembers the others' past from the
+                call before. None: all of them start one.
+            reward: float32 [B], what followed the last actions, for a policy that reads it.
+        """
+        count = len(tree_leaves(obs)[0])
+        chance = np.full(count, self.epsilon if epsilon is None else epsilon, np.float32)
+        first = np.ones(count, bool) if first is None else np.asarray(first, bool)
+        if first.all() and count != len(self._last_action):
+            self._state, self._last_action = self.agent.initial_state(count), self.env.action.array.zeros(count)
+        if count != len(self._last_action):
+            raise ValueError(f"{count} observations, {len(self._last_action)} in the call before: all must start episodes")
+        last_action = self._last_action.copy()
+        last_action[first] = 0
+        last_reward = np.zeros(count, np.float32) if reward is None else np.where(first, 0, reward).astype(np.float32)
+        acted = self.agent.act(Seen(obs, first, last_action, last_reward), self._state, chance, self._random)
+        self._state, self._last_action = acted.state, acted.action
+        return acted.action
 
 
 def load(path: str | Path, **changes: Any) -> Policy:

@@ -100,6 +100,12 @@ class Program:
         """This program and one more bundle."""
         return replace(self, bundles=(*self.bundles, bundle))
 
+    def into(self, name: str, *nodes: Node) -> Program:
+        """This program with `nodes` behind those of the bundle called `name`."""
+        return replace(self, bundles=tuple(
+            replace(bundle, nodes=(*bundle.nodes, *nodes)) if bundle.name == name else bundle for bundle in self.bundles
+        ))  # fmt: skip
+
     def relink(self, name: str, **links: str) -> Program:
         """This program with the given ports of node `name` linked anew."""
 

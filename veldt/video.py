@@ -76,10 +76,10 @@ class _SeenFrames:
         """That of the agent."""
         return self._agent.initial_state(batch_size)
 
-    def act(self, obs: Any, *rest: Any) -> Any:
+    def act(self, seen: Any, *rest: Any) -> Any:
         """Acts as the agent does."""
-        self.film.append(_picture(np.repeat(obs[0, -1, :, :, None], 3, axis=2)))
-        return self._agent.act(obs, *rest)
+        self.film.append(_picture(np.repeat(seen.obs[0, -1, :, :, None], 3, axis=2)))
+        return self._agent.act(seen, *rest)
 
 
 def record(policy: Policy, path: Path, *, seed: int, epsilon: float | None) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from veldt.agents.dpg import DPGAgent, DPGNetworkConfig, require_bounded_box
 from veldt.agents.objectives import DPG
-from veldt.data import ActionSpec, ArraySpec, Batch, EnvSpec, Transition
+from veldt.data import ActionSpec, ArraySpec, Batch, EnvSpec, Seen, Transition
 from veldt.errors import ConfigError
 
 BOX = ActionSpec("box", (2, 1), "float32", low=(-2.0, 0.0), high=(2.0, 10.0))
@@ -24,14 +24,18 @@ def make_agent(seed=0):
     return agent
 
 
+def shown(obs):
+    return Seen(obs, np.ones(len(obs), bool), BOX.array.zeros(len(obs)), np.zeros(len(obs), np.float32))
+
+
 def observations(count, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 3)).astype(np.float32)
 
 
 def test_without_exploration_the_action_is_the_policys_within_its_bounds():
     agent, obs = make_agent(), observations(64)
-    one = agent.act(obs, None, np.zeros(64), np.random.default_rng(1))
-    two = agent.act(obs, None, np.zeros(64), np.random.default_rng(2))
+    one = agent.act(shown(obs), None, np.zeros(64), np.random.default_rng(1))
+    two = agent.act(shown(obs), None, np.zeros(64), np.random.default_rng(2))
     assert one.action.dtype == np.float32
     assert one.action.shape == (64, 2, 1)
     assert np.array_equal(one.action, two.action)
@@ -48,21 +52,21 @@ def test_a_new_policy_starts_near_the_middle_of_its_bounds():
 
 def test_noise_comes_from_the_generator_alone_is_counted_in_half_ranges_and_stays_within_the_bounds():
     agent, obs = make_agent(), observations(4000)
-    greedy = agent.act(obs, None, np.zeros(4000), np.random.default_rng(1)).action.reshape(-1, 2)
+    greedy = agent.act(shown(obs), None, np.zeros(4000), np.random.default_rng(1)).action.reshape(-1, 2)
     torch.manual_seed(1)
-    noisy = agent.act(obs, None, np.full(4000, 0.1), np.random.default_rng(1)).action.reshape(-1, 2)
+    noisy = agent.act(shown(obs), None, np.full(4000, 0.1), np.random.default_rng(1)).action.reshape(-1, 2)
     torch.manual_seed(2)
-    again = agent.act(obs, None, np.full(4000, 0.1), np.random.default_rng(1)).action.reshape(-1, 2)
+    again = agent.act(shown(obs), None, np.full(4000, 0.1), np.random.default_rng(1)).action.reshape(-1, 2)
     assert np.array_equal(noisy, again)
     inside = np.all(np.abs(noisy - [0, 5]) < [2, 5], axis=1)
     np.testing.assert_allclose((noisy - greedy)[inside].std(axis=0) / [2, 5], 0.1, rtol=0.05)
-    wild = agent.act(obs[:64], None, LARGE, np.random.default_rng(1)).action.reshape(-1, 2)
+    wild = agent.act(shown(obs[:64]), None, LARGE, np.random.default_rng(1)).action.reshape(-1, 2)
     assert {tuple(row) for row in wild} == {(-2, 0), (-2, 10), (2, 0), (2, 10)}
 
 
 def test_what_is_recorded_are_the_critics_values_of_the_executed_and_of_the_policys_action():
     agent, obs = make_agent(), observations(16)
-    acted = agent.act(obs, None, np.full(16, 0.5), np.random.default_rng(3))
+    acted = agent.act(shown(obs), None, np.full(16, 0.5), np.random.default_rng(3))
     seen = torch.from_numpy(obs)
     with torch.no_grad():
         executed = agent.value(seen, agent.half_ranges(torch.from_numpy(acted.action)))

@@ -49,7 +49,8 @@ class Guessing(torch.nn.Module):
     def initial_state(self, batch_size):
         return None
 
-    def act(self, obs, state, exploration, random) -> Acted:
+    def act(self, seen, state, exploration, random) -> Acted:
+        obs = seen.obs
         action = np.full(len(obs), int(self.weight))
         return Acted(action, None, {"q_taken": np.sin(obs[:, 0]), "q_value": np.cos(obs[:, 0]), "not asked for": obs})
 

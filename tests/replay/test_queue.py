@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.replay.writers import OBSERVATIONS, VOID, Writer, make_table, source
+from tests.replay.writers import OBSERVATIONS, STATE, VOID, Sweep, Writer, carried, make_table, source
 from veldt.errors import ConfigError
 from veldt.replay.limiter import Limiter
 from veldt.replay.selectors import Fifo
@@ -23,25 +23,31 @@ def check_unroll(writers, batch, steps, stack):
             step = episode[now]
             assert np.array_equal(data.obs[t, item].numpy(), episodes.seen(row + t, stack))
             assert bool(data.first[t, item]) == step.first
+            before = (0, 0.0) if step.first else (episode[now - 1].action, episode[now - 1].reward)
+            assert (int(data.last_action[t, item]), float(data.last_reward[t, item])) == before
             if t < steps:  # row `steps` serves to bootstrap alone: what is done there may not be known yet
                 assert bool(data.last[t, item]) == step.last
                 assert (int(data.action[t, item]), float(data.discount[t, item])) == (step.action, step.discount)
                 assert float(data.reward[t, item]) == np.float32(step.reward)
                 assert float(data.mask[t, item]) == float(not step.last)
                 assert data.mask[t, item] == 0 or data.reward[t, item] != VOID
+    if data.state is not None:
+        numbers = [carried(*divmod(int(key), sum(writer.streams for writer in writers))) for key in batch.keys]
+        assert data.state["a"].tolist() == numbers
+        assert data.state["b"].tolist() == [[[-number] * 2] * 3 for number in numbers]
 
 
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6), actors=st.integers(1, 3), streams=st.integers(1, 3), steps=st.integers(1, 5),
     batch=st.integers(1, 7), stack=st.integers(1, 3), kind=st.sampled_from(sorted(OBSERVATIONS)), spare=st.integers(0, 20),
-    turns=st.lists(st.integers(0, 3), max_size=60),
+    turns=st.lists(st.integers(0, 3), max_size=60), state=st.sampled_from([None, STATE]),
 )  # fmt: skip
-def test_every_unroll_comes_once_and_in_order(seed, actors, streams, steps, batch, stack, kind, spare, turns):
+def test_every_unroll_comes_once_and_in_order(seed, actors, streams, steps, batch, stack, kind, spare, turns, state):
     rows = -(-(batch + streams - 1) // (actors * streams)) * steps
     table = make_table(
         Unrolls(steps), Fifo(), OBSERVATIONS[kind], actors=actors, streams=streams, unroll_steps=steps, frame_stack=stack,
-        capacity_steps=max(rows * actors * streams + spare, batch), batch_size=batch,
+        capacity_steps=max(rows * actors * streams + spare, batch), batch_size=batch, state=state,
     )  # fmt: skip
     writers = [Writer(table, actor, seed) for actor in range(actors)]
     put: list[int] = []
@@ -140,3 +146,52 @@ def test_a_queue_of_the_least_capacity_that_is_not_refused_never_stalls():
 def test_an_unroll_has_at_least_one_step():
     with pytest.raises(ConfigError, match="unroll steps must be >= 1, got 0"):
         Unrolls(0)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10**6), actors=st.integers(1, 3), streams=st.integers(1, 3), steps=st.integers(1, 5),
+    unroll=st.integers(1, 7), stack=st.integers(1, 3), kind=st.sampled_from(sorted(OBSERVATIONS)), spare=st.integers(0, 40),
+    commits=st.integers(1, 30),
+)  # fmt: skip
+def test_unrolls_that_are_kept_can_be_read_again_and_again_with_the_state_before_them(
+    seed, actors, streams, steps, unroll, stack, kind, spare, commits
+):
+    rows = steps + unroll
+    table = make_table(
+        Unrolls(steps), Sweep(), OBSERVATIONS[kind], actors=actors, streams=streams, unroll_steps=unroll, frame_stack=stack,
+        capacity_steps=max(4, rows * actors * streams + spare), batch_size=4, state=STATE,
+    )  # fmt: skip
+    writers = [Writer(table, actor, seed) for actor in range(actors)]
+    for _ in range(commits):
+        for writer in writers:
+            writer.insert(unroll)
+        if table.can_sample():
+            for _ in range(-(-len(table) // 4)):
+                check_unroll(writers, table.sample(), steps, stack)
+
+
+def test_a_share_of_each_batch_is_drawn_from_all_unrolls_kept_and_the_rest_come_once_and_in_order():
+    table = make_table(
+        Unrolls(3), Fifo(replay_share=0.5), streams=2, unroll_steps=3, capacity_steps=60, batch_size=8, state=STATE,
+    )  # fmt: skip
+    writer, fresh, old = Writer(table, 0, seed=0), [], []
+    for _ in range(200):
+        while not table.can_sample():
+            assert table.inlet(0).can_insert()
+            writer.insert(3)
+        alive = table._items.at(np.arange(len(table._items))).tolist()
+        batch = table.sample()
+        check_unroll([writer], batch, 3, 1)
+        fresh += batch.keys[:4].tolist()
+        assert set(batch.keys[4:].tolist()) <= set(alive)
+        old.append([alive.index(key) / len(alive) for key in batch.keys[4:]])
+    assert fresh == [6 * row + stream for row in range(400) for stream in range(2)]
+    ages = np.concatenate(old[10:])
+    assert abs(ages.mean() - 0.45) < 0.05  # over 10 places from 0 to 0.9
+
+
+def test_a_queue_with_a_share_of_old_unrolls_needs_fewer_new_ones():
+    assert [Fifo(share).fresh(32) for share in (0.0, 0.5, 0.25, 0.99)] == [32, 16, 24, 1]
+    with pytest.raises(ConfigError, match="replay_share must be >= 0 and < 1: a queue has to empty; got 1"):
+        Fifo(1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.replay.writers import OBSERVATIONS, Poisoned, Writer, make_table
+from tests.replay.writers import OBSERVATIONS, STATE, Poisoned, Writer, make_table
 from veldt.core import Place
 from veldt.data import tree_leaves
 from veldt.replay.limiter import Limiter
@@ -17,6 +17,7 @@ from veldt.runs.checkpoint import Checkpoints
 VIEWS = {"1-step": Transitions(1, 0.99), "3-step": Transitions(3, 0.99, 1.0), "unrolls": Unrolls(3)}
 SELECTORS = {
     "fifo": Fifo(),
+    "fifo and old ones": Fifo(replay_share=0.5),
     "uniform": Uniform(),
     "proportional": Proportional(0.6, 0.4, 1.0, anneal_items=500),
     "independent": Proportional(1.0, 1.0, stratified=False),
@@ -25,10 +26,10 @@ WRITES = {"before the ring wraps": 3, "after it wrapped": 40}
 
 
 def table_of(view, selector, seed=0, stack=2, kind="large bytes"):
-    limiter = Limiter(None) if selector == "fifo" else Limiter(4.0, 6)
+    limiter = Limiter(None) if selector.startswith("fifo") else Limiter(4.0, 6)
     return make_table(
         VIEWS[view], SELECTORS[selector], OBSERVATIONS[kind], actors=2, limiter=limiter, frame_stack=stack,
-        capacity_steps=72, batch_size=4, place=Place(seed=seed, arena=Poisoned),
+        capacity_steps=72, batch_size=4, place=Place(seed=seed, arena=Poisoned), state=STATE,
     )  # fmt: skip
 
 

@@ -57,9 +57,9 @@ class Noting(torch.nn.Module):
     def initial_state(self, batch_size):
         return None
 
-    def act(self, obs, state, exploration, random) -> Acted:
-        self.seen.append(obs.copy())
-        return Acted(np.full(len(obs), len(self.seen) - 1), None, {})
+    def act(self, seen, state, exploration, random) -> Acted:
+        self.seen.append(seen.obs.copy())
+        return Acted(np.full(len(seen.obs), len(self.seen) - 1), None, {})
 
 
 class NoParameters:

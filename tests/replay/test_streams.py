@@ -110,7 +110,7 @@ def test_streams_on_a_copy_of_the_arena_are_the_same_streams():
     arena = Kept()
     table = make_table(Transitions(1, 0.9), Uniform(), place=Place(arena=lambda: arena), actors=2)
     ring = table.ring(1)
-    opened = StreamsOf(ring.spec, ring.rows, ring.columns, ring.start, ring.stop, Kept(arena.pieces)).open()
+    opened = StreamsOf(ring.spec, ring.rows, ring.columns, ring.start, ring.stop, Kept(arena.pieces)).open().rows
     opened["reward"][5, 1] = 7.0
     assert table.inlet(1).rows["reward"][5, 1] == 7.0
     assert not table.inlet(0).rows["reward"].any()

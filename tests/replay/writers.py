@@ -81,6 +81,15 @@ def make_table(view, selector, observation=OBSERVATIONS["small floats"], **chang
     return Table(step_spec(observation), view=view, selector=selector, **settings)
 
 
+STATE = {"a": ArraySpec((), "float32"), "b": ArraySpec((3, 2), "float64")}
+"""A recurrent state for `Writer`."""
+
+
+def carried(row: int, column: int) -> int:
+    """The number that stands in the recurrent state before a row of a column."""
+    return 100 * row + column
+
+
 class Writer:
     """Actor number `actor` of a table, as `parts.Actor` writes: an observation, then what was done at it.
 
@@ -122,9 +131,18 @@ class Writer:
         self.episodes[stream].episodes[-1][-1] = row._replace(last=void, action=action, reward=reward, discount=discount)
         return void, not void and fate in ("terminates", "truncates")
 
+    def _carry(self) -> None:
+        """The recurrent state before the current row, where one is kept: a number that no other row of any stream has."""
+        if self.inlet.states is not None and self.row % self.inlet.state_period_steps == 0:
+            place = self.row // self.inlet.state_period_steps % len(self.inlet.states["a"])
+            for stream in range(self.streams):
+                number = carried(self.row, self.actor * self.streams + stream)
+                self.inlet.states["a"][place, stream], self.inlet.states["b"][place, stream] = number, -number
+
     def write(self, steps: int) -> int:
         """`steps` rows of all streams, not committed; the row to commit up to."""
         for _ in range(steps):
+            self._carry()
             onward = [self._act(stream) for stream in range(self.streams)]
             self.row += 1
             for stream, (first, last) in enumerate(onward):

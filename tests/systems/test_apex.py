@@ -80,9 +80,9 @@ def test_every_environment_of_every_actor_has_its_own_rung_and_keeps_it(count: i
     for number, actor in enumerate(actors(runtime)):
         act = actor._agent.act
 
-        def noting(obs: Any, state: Any, exploration: np.ndarray, random: Any, act: Any = act, number: int = number) -> Any:
+        def noting(row: Any, state: Any, exploration: np.ndarray, random: Any, act: Any = act, number: int = number) -> Any:
             seen[number].append(exploration.tolist())
-            return act(obs, state, exploration, random)
+            return act(row, state, exploration, random)
 
         actor._agent.act = noting
     runtime.run(lambda: runtime.parts["replay"].inserted_steps < 500)

@@ -236,6 +236,45 @@ def noisy() -> Noisy:
     return Noisy()
 
 
+class TwoSwitches(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Five steps; 1 for setting both switches as they are shown, else 0. The best return is 5."""
+
+    observation_space = spaces.Box(0.0, 1.0, (5,), np.float32)
+    action_space = spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._see(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        right = tuple(action) == self.wanted
+        self.time += 1
+        return self._see(), float(right), False, self.time == 5, {}
+
+    def _see(self) -> np.ndarray:
+        self.wanted = int(self.np_random.integers(2)), int(self.np_random.integers(3))
+        return np.concatenate([np.eye(2)[self.wanted[0]], np.eye(3)[self.wanted[1]]]).astype(np.float32)
+
+
+class Recall(gymnasium.Env[np.ndarray, int]):
+    """A sign is shown at once; four steps later it has to be named: +1, or -1. In between nothing is to be seen."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.sign, self.time = int(self.np_random.integers(2)), 0
+        return np.array([2.0 * self.sign - 1, 0], np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        over = self.time == 4
+        reward = 0.0 if not over else 1.0 if action == self.sign else -1.0
+        return np.array([0, self.time == 3], np.float32), reward, over, False, {}
+
+
 def endless() -> Endless:
     return Endless()
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from veldt.core import Acted
-from veldt.data import ActionSpec, EnvSpec, Tree, tree_map
+from veldt.data import ActionSpec, EnvSpec, Seen, Tree, tree_map
 from veldt.errors import ConfigError
 from veldt.networks.dense import tanh_layers
 from veldt.networks.encoders import make_encoder
@@ -99,15 +99,15 @@ class DPGAgent(nn.Module):
         return (2 * action.reshape(len(action), -1) - (self.high + self.low)) / (self.high - self.low)
 
     @torch.inference_mode()
-    def act(self, obs: Tree, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
-        """Actions float32 [B, *shape] at obs: pi(o) plus Gaussian noise of `exploration` [B] half ranges, within the bounds.
+    def act(self, seen: Seen, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
+        """Actions float32 [B, *shape] at what is seen: pi(o) plus Gaussian noise of `exploration` [B] half ranges, within the bounds.
 
         Extras: q_taken [B], q(o, a) of the action; q_value [B], q(o, pi(o)).
         """
-        seen = tree_map(lambda leaf: torch.from_numpy(leaf).to(self.low.device), obs)
-        greedy = self.policy(seen)
+        obs = tree_map(lambda leaf: torch.from_numpy(leaf).to(self.low.device), seen.obs)
+        greedy = self.policy(obs)
         noise = exploration[:, None] * random.standard_normal(greedy.shape, np.float32)
         taken = (greedy + torch.from_numpy(noise.astype(np.float32)).to(greedy.device)).clamp(-1, 1)
         action = (self.low + (taken + 1) / 2 * (self.high - self.low)).clamp(self.low, self.high)
-        extras = {"q_taken": self.value(seen, taken).cpu().numpy(), "q_value": self.value(seen, greedy).cpu().numpy()}
+        extras = {"q_taken": self.value(obs, taken).cpu().numpy(), "q_value": self.value(obs, greedy).cpu().numpy()}
         return Acted(action.cpu().numpy().reshape(-1, *self.shape), state, extras)

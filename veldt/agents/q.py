@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from veldt.core import Acted
-from veldt.data import ActionSpec, EnvSpec, Tree, tree_map
+from veldt.data import ActionSpec, EnvSpec, Seen, Tree, tree_map
 from veldt.errors import ConfigError
 from veldt.math.exploration import epsilon_greedy
 from veldt.networks.encoders import make_encoder
@@ -63,13 +63,13 @@ class QAgent(nn.Module):
         return values
 
     @torch.inference_mode()
-    def act(self, obs: Tree, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
-        """Epsilon-greedy actions int64 [B] at obs, with epsilon `exploration` [B].
+    def act(self, seen: Seen, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
+        """Epsilon-greedy actions int64 [B] at what is seen, with epsilon `exploration` [B].
 
         Extras: q_taken [B], Q(o, a) of the action; q_value [B], the largest Q(o, .).
         """
         device = self._probe.device  # the weights may have moved to where they are published
-        values = self(tree_map(lambda leaf: torch.from_numpy(leaf).to(device), obs)).cpu().numpy()
+        values = self(tree_map(lambda leaf: torch.from_numpy(leaf).to(device), seen.obs)).cpu().numpy()
         action = epsilon_greedy(values.argmax(-1), exploration, self.actions, random)
         taken = values[np.arange(len(action)), action]
         return Acted(action, state, {"q_taken": taken, "q_value": values.max(-1)})

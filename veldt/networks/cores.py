@@ -10,6 +10,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from veldt.data import ArraySpec
+
 State = dict[str, torch.Tensor]
 
 FEWEST_FUSED_ROWS = 5
@@ -23,6 +25,11 @@ class LSTMCore(nn.Module):
         super().__init__()
         self.units = units
         self.lstm = nn.LSTM(features, units)
+
+    @staticmethod
+    def state_spec(units: int) -> dict[str, ArraySpec]:
+        """What one stream carries from row to row."""
+        return {"c": ArraySpec((units,), "float32"), "h": ArraySpec((units,), "float32")}
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros, on the weights' device."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from veldt.core import Agent, InitialPriorities, Inlet, Memory, Parameters, Place, State
-from veldt.data import STEP_FIELDS, EnvSpec, Episode, TimeStep, tree_leaves
+from veldt.data import STEP_FIELDS, WEIGHTS_VERSION, EnvSpec, Episode, TimeStep, tree_leaves
 from veldt.math.exploration import Exploration
-from veldt.parts.frame_stack import FrameStack
 from veldt.parts.parameters import Follower
+from veldt.parts.sight import Sight
 
 
 class Actor:
@@ -67,14 +67,15 @@ class Actor:
         self._index = np.arange(streams) + place.replica * streams
         self._count, self._replicas = streams * place.replicas, place.replicas
         self._unroll_steps = unroll_steps
-        self._stack = FrameStack(env, streams)
+        self._sight = Sight(env, streams)
         self._row = self._pulled_at = self._inlet.end
         self.steps = self._inlet.end * streams
         self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None
         self._fields = {name: tree_leaves(value) for name, value in self._inlet.rows.items()}
-        self._extras = [name for name in self._fields if name not in STEP_FIELDS]
+        self._extras = [name for name in self._fields if name not in (*STEP_FIELDS, WEIGHTS_VERSION)]
         self._state = self._agent.initial_state(streams)
+        self._state_rooms = tree_leaves(self._inlet.states)
         step = self._env.reset()
         if self._row == 0:
             self._observe(step)
@@ -85,14 +86,14 @@ class Actor:
         """Episodes that begin out of turn, at `step`: the row under way keeps its observation and becomes the last of its own."""
         self._restart = step
 
-    def _observe(self, step: TimeStep) -> None:
-        """Writes the observation and flags of the row to act at next."""
+    def _observe(self, step: TimeStep, action: np.ndarray | None = None) -> None:
+        """Writes the observation and flags of the row to act at next, to which `action` led."""
         row = self._row % self._inlet.ring_rows
         for room, leaf in zip(self._fields["obs"], tree_leaves(step.obs), strict=True):
             room[row] = leaf
         self._fields["first"][0][row] = step.first
         self._fields["last"][0][row] = step.last
-        self._seen = self._stack.see(step)
+        self._seen = self._sight.see(step, action)
 
     def step(self) -> bool:
         """One unroll of all environments, committed; False if the memory has no room for one."""
@@ -104,11 +105,13 @@ class Actor:
         exploration = self._exploration(self.steps * self._replicas, self._index, self._count)
         start = self._row
         if self._restart is not None:  # looked up only now: a resumed run loads its replay after its actors
-            self._seen = self._stack.recall(self._inlet.rows, self._row)
+            self._seen = self._sight.recall(self._inlet.rows, self._row)
         for _ in range(self._unroll_steps):
             self._advance(exploration)
         written = time.perf_counter()
         rows = np.arange(start, self._row) % self._inlet.ring_rows
+        if WEIGHTS_VERSION in self._fields:
+            self._fields[WEIGHTS_VERSION][0][rows] = self._follower.version
         priorities = self._priorities(start)
         self._note_lag(rows)
         self.steps += int(np.count_nonzero(~self._fields["last"][0][rows]))
@@ -137,6 +140,8 @@ class Actor:
         """Acts at the current row and observes the next one."""
         row = self._row % self._inlet.ring_rows
         fields, seconds = self._fields, self.seconds
+        if self._state_rooms and self._row % self._inlet.state_period_steps == 0:
+            self._keep_state()
         started = time.perf_counter()
         acted = self._agent.act(self._seen, self._state, exploration, self._random)
         self._state = acted.state
@@ -153,10 +158,16 @@ class Actor:
         last = fields["last"][0][row]
         np.logical_or(last, step.first, out=last)
         self._row += 1
-        self._observe(step)
+        self._observe(step, acted.action)
         seconds["inference"] += inferred - started
         seconds["environment"] += stepped - inferred
         seconds["writing streams"] += time.perf_counter() - stepped
+
+    def _keep_state(self) -> None:
+        """Writes what the agent carries into the row to act at."""
+        place = self._row // self._inlet.state_period_steps % len(self._state_rooms[0])
+        for room, leaf in zip(self._state_rooms, tree_leaves(self._state), strict=True):
+            room[place] = leaf
 
     def pop_episodes(self) -> list[Episode]:
         """The episodes that finished since the last call."""
@@ -186,7 +197,8 @@ class Actor:
             "steps": self.steps,
             "random": self._random.bit_generator.state,
             "env": self._env.state_dict(),
-            "stack": self._stack.state_dict(),
+            "sight": self._sight.state_dict(),
+            "state": self._state,
             "restart": self._restart is not None,
             "weights": self._follower.state_dict(),
             "pulled_at": self._pulled_at,
@@ -199,9 +211,10 @@ class Actor:
         self._random.bit_generator.state = state["random"]
         self._follower.load_state_dict(state["weights"])
         self._pulled_at, self._lags = int(state["pulled_at"]), list(state["lags"])
+        self._state = state["state"]
         step = self._env.load_state_dict(state["env"])
         if state["env"] is None or state["restart"]:
             self._begin_behind(step)
         else:
             self._observe(step)
-            self._seen = self._stack.load(state["stack"], step)
+            self._seen = self._sight.load(state["sight"], step)

@@ -12,7 +12,7 @@ import torch
 
 from veldt.core import Agent, Parameters, Place, State, StepCount
 from veldt.data import EnvSpec, Episode
-from veldt.parts.frame_stack import FrameStack
+from veldt.parts.sight import Sight
 
 MAX_STREAMS = 16
 
@@ -46,9 +46,9 @@ class Play:
         self._random = np.random.Generator(np.random.PCG64(actions))
         self._epsilon = np.full(streams, epsilon, np.float32)
         self._quota = np.full(streams, episodes // streams) + (np.arange(streams) < episodes % streams)
-        self._stack = FrameStack(env, streams)
+        self._sight = Sight(env, streams)
         self._state = agent.initial_state(streams)
-        self._seen = self._stack.see(self._env.reset())
+        self._seen = self._sight.see(self._env.reset())
         self.episodes: list[Episode] = []
 
     def advance(self, rows: int) -> bool:
@@ -59,7 +59,7 @@ class Play:
                 return True
             acted = self._agent.act(self._seen, self._state, self._epsilon, self._random)
             self._state = acted.state
-            self._seen = self._stack.see(self._env.step(acted.action))
+            self._seen = self._sight.see(self._env.step(acted.action), acted.action)
             for episode in self._env.pop_episodes():
                 if self._quota[episode.stream]:
                     self._quota[episode.stream] -= 1
@@ -88,7 +88,7 @@ class Evaluator:
         env: the environment to evaluate in.
         period_steps: agent steps between two evaluations.
         episodes: episodes of one evaluation.
-        epsilon: chance of a random action while evaluating.
+        epsilon: exploration while evaluating, as the agent understands it.
         rows_per_step: rows played in one `step()`.
         memory: counts the agent steps; several count them together.
         parameters: where the weights come from.

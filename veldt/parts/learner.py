@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from veldt.core import Memory, Objective, Parameters, Place, State
-from veldt.data import Batch
+from veldt.data import WEIGHTS_VERSION, Batch
 from veldt.errors import Diverged
 from veldt.parts.parameters import Follower
 from veldt.parts.staging import Staging
@@ -63,7 +63,7 @@ class Learner:
         self._memory, self._parameters = memory, parameters
         self._leaves = list(self._online.parameters())
         self._sums: dict[str, float] = {}
-        self._count = 0
+        self._count = self._largest_lag = 0
         self.updates = 0
         self.skipped_updates = 0
         self._bad = 0
@@ -136,6 +136,15 @@ class Learner:
             self._sums["loss"] = self._sums.get("loss", 0.0) + value
             for name, values in loss.metrics.items():
                 self._sums[name] = self._sums.get(name, 0.0) + float(values.mean())
+            self._note_lag(batch, version)
+
+    def _note_lag(self, batch: Batch[Any], version: int) -> None:
+        """How many updates old the weights are that the batch was acted with, where actors recorded it."""
+        acted_with = getattr(batch.data, "extras", {}).get(WEIGHTS_VERSION)
+        if acted_with is not None:
+            lags = version - acted_with[0]
+            self._sums["batch_lag_updates"] = self._sums.get("batch_lag_updates", 0.0) + float(lags.float().mean())
+            self._largest_lag = max(self._largest_lag, int(lags.max()))
 
     def _skip(self, loss: float) -> None:
         self.skipped_updates += 1
@@ -151,10 +160,12 @@ class Learner:
         return self._memory.waiting_for()
 
     def metrics(self) -> dict[str, float]:
-        """Means over the updates read since the last call, and the updates skipped so far."""
+        """Means over the updates read since the last call, the largest lag of a batch among them, and the updates skipped so far."""
         values = {name: total / self._count for name, total in self._sums.items()}
+        if "batch_lag_updates" in values:
+            values["batch_lag_updates_max"] = float(self._largest_lag)
         values["skipped_updates"] = float(self.skipped_updates)
-        self._sums, self._count = {}, 0
+        self._sums, self._count, self._largest_lag = {}, 0, 0
         return values
 
     def state_dict(self) -> State:
@@ -166,6 +177,7 @@ class Learner:
             "skipped_updates": self.skipped_updates,
             "sums": dict(self._sums),
             "count": self._count,
+            "largest_lag": self._largest_lag,
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -174,3 +186,4 @@ class Learner:
             self._target.load_state_dict(state["target"])
         self.updates, self.skipped_updates = int(state["updates"]), int(state["skipped_updates"])
         self._sums, self._count = dict(state["sums"]), int(state["count"])
+        self._largest_lag = int(state["largest_lag"])

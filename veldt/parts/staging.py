@@ -41,10 +41,8 @@ class Staging:
         """`tree` on the device, through pinned memory that is used again for each batch."""
         number = iter(range(len(tree_leaves(tree))))
 
-        def move(leaf: torch.Tensor | None) -> torch.Tensor | None:
+        def move(leaf: torch.Tensor) -> torch.Tensor:
             place = name, next(number)
-            if leaf is None:  # no recurrent state
-                return None
             room = self._pinned.get(place)
             if room is None or room.shape != leaf.shape:
                 room = self._pinned[place] = torch.empty(leaf.shape, dtype=leaf.dtype, pin_memory=True)
@@ -60,7 +58,6 @@ class Staging:
         current.wait_event(self._copied)
         for field in fields(batch.data):
             for leaf in tree_leaves(getattr(batch.data, field.name)):
-                if leaf is not None:
-                    leaf.record_stream(current)
+                leaf.record_stream(current)
         batch.weights.record_stream(current)
         return batch

@@ -69,11 +69,25 @@ class Selector(Protocol):
 
 @dataclass(frozen=True)
 class Fifo:
-    """Oldest first, each item once: with it a table is a queue."""
+    """Oldest first, each item once: with it a table is a queue.
+
+    replay_share: so much of each batch is drawn uniformly, with replacement, from all live items instead, whether they were
+        handed out before or not (Espeholt et al. 2018, section 5.2.2). The new ones come first in the batch.
+    """
+
+    replay_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.replay_share < 1:
+            raise ConfigError(f"replay_share must be >= 0 and < 1: a queue has to empty; got {self.replay_share:g}")
+
+    def fresh(self, count: int) -> int:
+        """How many of `count` items are new ones: at least one."""
+        return max(1, count - round(self.replay_share * count))
 
     def build(self, items: Items, slots: int, seeds: np.random.SeedSequence) -> RunningSelector:
         """The running queue."""
-        return _Fifo()
+        return _Fifo(self, _Uniform(items, seeds))
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,8 @@ class Proportional:
 
 
 class _Fifo:
-    def __init__(self) -> None:
+    def __init__(self, settings: Fifo, replay: _Uniform) -> None:
+        self._settings, self._replay = settings, replay
         self._blocks: deque[tuple[int, np.ndarray]] = deque()
         self._count = 0
 
@@ -121,7 +136,7 @@ class _Fifo:
         return self._count
 
     def can_select(self, count: int) -> bool:
-        return self._count >= count
+        return self._count >= self._settings.fresh(count)
 
     def holds(self, actor: int) -> int | None:
         return next((int(keys[0]) for writer, keys in self._blocks if writer == actor), None)
@@ -135,7 +150,7 @@ class _Fifo:
 
     def select(self, count: int) -> Selected:
         taken: list[np.ndarray] = []
-        missing = count
+        missing = fresh = self._settings.fresh(count)
         while missing:
             actor, block = self._blocks.popleft()
             if len(block) > missing:
@@ -143,18 +158,22 @@ class _Fifo:
                 block = block[:missing]
             taken.append(block)
             missing -= len(block)
-        self._count -= count
+        self._count -= fresh
+        if fresh < count:
+            taken.append(self._replay.select(count - fresh).keys)
         return Selected(np.concatenate(taken), np.ones(count, np.float32))
 
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         """Nothing to do: a queue has no priorities."""
 
     def state_dict(self) -> State:
-        return {"actors": [actor for actor, _ in self._blocks], "keys": [keys for _, keys in self._blocks]}
+        waiting = {"actors": [actor for actor, _ in self._blocks], "keys": [keys for _, keys in self._blocks]}
+        return {**waiting, "replay": self._replay.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         self._blocks = deque(zip(state["actors"], state["keys"], strict=True))
         self._count = sum(len(keys) for keys in state["keys"])
+        self._replay.load_state_dict(state["replay"])
 
 
 class _Uniform:

@@ -7,6 +7,8 @@ same stream is `key + S`. An actor with B environments owns B neighbouring colum
 Small fields (rewards, flags, actions, vector observations) are packed into one record per step, so that reading a step
 touches one cache line; large fields (frames) are arrays of their own.
 
+Recurrent states, which an actor carries along and only some rows need, stand beside the rows: one before every so many of them.
+
 What a row means is the business of `veldt.data`; which rows may be read, of the table. This file only stores and gathers.
 """
 
@@ -18,18 +20,38 @@ from typing import Any
 import numpy as np
 import torch
 
-from veldt.core import Arena, State
-from veldt.data import ArraySpec, Tree, tree_from_items, tree_items
+from veldt.core import Arena, Room, State
+from veldt.data import ArraySpec, Tree, tree_from_items, tree_items, tree_leaves, tree_map
 from veldt.errors import ResourceError
 
 PACKED_BYTES = 256
 """A leaf of at most so many bytes is packed into the step's record."""
 
 
-def step_bytes(spec: dict[str, Tree]) -> int:
-    """Bytes that one step of `spec` takes in a stream, padding included."""
+@dataclass(frozen=True)
+class Carried:
+    """The recurrent state of one stream, a tree of `ArraySpec` (None: there is none), kept from before every `period_steps`-th row."""
+
+    spec: Tree
+    period_steps: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one state."""
+        return sum(leaf.nbytes for leaf in tree_leaves(self.spec))
+
+    def slots(self, rows: int) -> int:
+        """States that stand before any `rows` rows in a row, at most."""
+        return (rows - 1) // self.period_steps + 1
+
+
+NOTHING = Carried(None, 1)
+
+
+def step_bytes(spec: dict[str, Tree], carried: Carried = NOTHING) -> int:
+    """Bytes that one step of `spec` takes in a stream, padding and its share of a recurrent state included."""
     record, large = _layout(spec)
-    return record.itemsize + sum(leaf.nbytes for leaf in large.values())
+    return record.itemsize + sum(leaf.nbytes for leaf in large.values()) + -(-carried.nbytes // carried.period_steps)
 
 
 def available_bytes() -> int | None:
@@ -44,14 +66,15 @@ def available_bytes() -> int | None:
     return None
 
 
-def require_memory(spec: dict[str, Tree], steps: int) -> None:
+def require_memory(spec: dict[str, Tree], steps: int, carried: Carried = NOTHING) -> None:
     """Raises `ResourceError`, with the numbers, if this machine has less memory than streams of `steps` steps need."""
-    needed, free = steps * step_bytes(spec), available_bytes()
+    each, free = step_bytes(spec, carried), available_bytes()
+    needed = steps * each
     if free is not None and needed > free:
         raise ResourceError(
             f"replay of {steps:,} steps needs {needed / 1e9:.1f} GB "
-            f"({step_bytes(spec):,} bytes a step); {free / 1e9:.1f} GB are free: "
-            f"at most {int(0.9 * free / step_bytes(spec)):,} steps fit"
+            f"({each:,} bytes a step); {free / 1e9:.1f} GB are free: "
+            f"at most {int(0.9 * free / each):,} steps fit"
         )
 
 
@@ -86,26 +109,29 @@ class StreamsOf:
     start: int
     stop: int
     arena: Arena
+    carried: Carried = NOTHING
 
-    def open(self) -> dict[str, Tree]:
-        """The fields of the columns, in the memory of the arena."""
-        return Streams(self.spec, self.rows, self.columns, self.arena).columns_of(self.start, self.stop)
+    def open(self) -> Room:
+        """The columns' room, in the memory of the arena."""
+        return Streams(self.spec, self.rows, self.columns, self.arena, self.carried).room_of(self.start, self.stop)
 
 
 class Streams:
     """A ring of `rows` rows of `columns` streams of steps as `spec` describes them."""
 
-    def __init__(self, spec: dict[str, Tree], rows: int, columns: int, arena: Arena) -> None:
+    def __init__(self, spec: dict[str, Tree], rows: int, columns: int, arena: Arena, carried: Carried = NOTHING) -> None:
         """Args:
         spec: what one step holds, a tree of `ArraySpec` by field name (`EnvSpec.step_spec`).
         rows: steps of each stream that the ring holds.
         columns: how many streams there are.
         arena: gives the memory; streams of the same shape on a copy of the arena are the same streams.
+        carried: the recurrent states kept beside the rows.
         """
-        self.spec, self.rows, self.columns = spec, rows, columns
+        self.spec, self.rows, self.columns, self.carried = spec, rows, columns, carried
         self.slots = rows * columns
+        self._state_slots = carried.slots(rows)
         record, large = _layout(spec)
-        self.nbytes = self.slots * step_bytes(spec)
+        self.nbytes = self.slots * step_bytes(spec) + self._state_slots * columns * carried.nbytes
         self.records: np.ndarray = arena.allocate(self.slots * record.itemsize).view(record)
         # Gathered as whole words: the same bytes, at several times the speed of a structured copy.
         self._record_words = self.records.view(np.int64).reshape(self.slots, -1)
@@ -115,6 +141,19 @@ class Streams:
             array = arena.allocate(self.slots * leaf.nbytes).view(leaf.dtype).reshape(self.slots, *leaf.shape)
             self.large[path] = array
             self._large_tensors[path] = torch.from_numpy(array.reshape(self.slots, -1))
+        self._states: dict[str, np.ndarray] = {}
+        for path, leaf in tree_items(carried.spec):
+            shape = (self._state_slots * columns, *leaf.shape)
+            self._states[path] = arena.allocate(self._state_slots * columns * leaf.nbytes).view(leaf.dtype).reshape(shape)
+
+    def room_of(self, start: int, stop: int) -> Room:
+        """Columns [start, stop), for their writer."""
+        states = {
+            path: array.reshape(self._state_slots, self.columns, *array.shape[1:])[:, start:stop]
+            for path, array in self._states.items()
+        }
+        carried = tree_from_items(self.carried.spec, states)
+        return Room(self.columns_of(start, stop), carried, self.carried.period_steps)
 
     def columns_of(self, start: int, stop: int) -> dict[str, Tree]:
         """The fields of columns [start, stop), for their writer: a tree of arrays [rows, stop - start, ...]."""
@@ -137,14 +176,29 @@ class Streams:
         source = self._large_tensors[path]
         torch.index_select(source, 0, torch.from_numpy(slots % self.slots), out=out.view(len(slots), -1))
 
+    def empty_states(self, count: int) -> Tree:
+        """Room for the gathered states of `count` items: a tree of tensors [count, ...]."""
+        return tree_map(lambda leaf: torch.from_numpy(leaf.empty(count)), self.carried.spec)
+
+    def gather_states(self, keys: np.ndarray, out: Tree) -> None:
+        """Copies the states from before the rows of `keys` [K], at each of which one stands, into `out` (from `empty_states`)."""
+        row, column = np.divmod(keys, self.columns)
+        slots = row // self.carried.period_steps % self._state_slots * self.columns + column
+        for source, room in zip(self._states.values(), tree_leaves(out), strict=True):
+            source.take(slots, axis=0, out=room.numpy(), mode="clip")
+
     def state_dict(self, written_rows: int) -> State:
         """The ring's bytes, only as far as it was ever written (`written_rows` rows)."""
-        used = min(written_rows, self.rows) * self.columns
-        arrays: dict[str, Any] = {path: array[:used] for path, array in self.large.items()}
-        return {"records": self._record_words[:used], "large": arrays}
+        used_rows = min(written_rows, self.rows) * self.columns
+        arrays: dict[str, Any] = {path: array[:used_rows] for path, array in self.large.items()}
+        used = min(self.carried.slots(written_rows), self._state_slots) * self.columns
+        states: dict[str, Any] = {path: array[:used] for path, array in self._states.items()}
+        return {"records": self._record_words[:used_rows], "large": arrays, "states": states}
 
     def load_state_dict(self, state: State) -> None:
         """Writes the bytes of `state_dict` back."""
         self._record_words[: len(state["records"])] = state["records"]
         for path, array in state["large"].items():
             self.large[path][: len(array)] = array
+        for path, array in state["states"].items():
+            self._states[path][: len(array)] = array

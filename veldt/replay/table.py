@@ -25,7 +25,7 @@ from veldt.errors import ConfigError
 from veldt.replay.items import Items
 from veldt.replay.limiter import Limiter
 from veldt.replay.selectors import Fifo, Selector
-from veldt.replay.streams import Streams, StreamsOf, require_memory
+from veldt.replay.streams import Carried, Streams, StreamsOf, require_memory
 from veldt.replay.views import View
 
 
@@ -45,6 +45,7 @@ class Table:
         limiter: Limiter,
         batch_size: int,
         frame_stack: int = 1,
+        state: Tree = None,
         initial_priorities: InitialPriorities | None = None,
         place: Place | None = None,
     ) -> None:
@@ -54,6 +55,7 @@ class Table:
         unroll_steps: rows that an actor writes between two commits, at most.
         capacity_steps: steps kept, over all streams.
         frame_stack: frames an agent sees at once; 1 where observations are stored as they are seen.
+        state: what actors carry from row to row, a tree of `ArraySpec`, if items begin with it; else None.
         initial_priorities: what actors rate new items with; an item then waits for all rows that its priority needs.
         place: seeds the selector, and gives the memory.
 
@@ -61,16 +63,11 @@ class Table:
             ConfigError: settings that contradict each other or must deadlock.
             ResourceError: the machine has less memory than `capacity_steps` need.
         """
-        if batch_size > capacity_steps:
-            raise ConfigError(f"batch_size {batch_size} exceeds replay.capacity {capacity_steps}")
-        if limiter.start_steps > capacity_steps:
-            raise ConfigError(f"start_steps {limiter.start_steps} exceeds replay.capacity {capacity_steps}")
-        queue = self._queue = isinstance(selector, Fifo)
-        if queue and (limiter.samples_per_insert is not None or limiter.start_steps > 1):
-            raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
+        _refuse_contradictions(capacity_steps, batch_size, selector, limiter)
+        self._queue = isinstance(selector, Fifo)
         self._streams_per_actor, self._unroll_steps = streams, unroll_steps
         self._window = max(view.window_steps, initial_priorities.window_steps if initial_priorities else 0)
-        rows_needed = _rows_needed(self._window, unroll_steps, actors, streams, batch_size, queue)
+        rows_needed = _rows_needed(self._window, unroll_steps, actors, streams, batch_size, selector)
         self._kept_rows = -(-capacity_steps // (actors * streams))
         if self._kept_rows < rows_needed:
             written = f"items of {self._window} steps in batches of {batch_size}, written {unroll_steps} rows at a time"
@@ -78,12 +75,14 @@ class Table:
                 f"a replay of {capacity_steps} steps gives each of {actors * streams} streams {self._kept_rows} rows; "
                 f"{written}, need {rows_needed}: use a capacity >= {rows_needed * actors * streams}"
             )
-        # Beside the rows that items may start at: frames before the oldest, and what an actor writes ahead of its commits.
-        self.rows = self._kept_rows + (frame_stack - 1) + UNROLLS_AHEAD * unroll_steps + 1
-        require_memory(spec, self.rows * actors * streams)
+        # Beside the rows that items may start at: what is read before the oldest, and what an actor writes ahead of its commits.
+        self._history = max(frame_stack - 1, view.history_steps)
+        self.rows = self._kept_rows + self._history + UNROLLS_AHEAD * unroll_steps + 1
+        carried = Carried(state, view.state_period_steps)
+        require_memory(spec, self.rows * actors * streams, carried)
         place = place or Place()
         self._arena = place.arena()
-        self.streams = Streams(spec, self.rows, actors * streams, self._arena)
+        self.streams = Streams(spec, self.rows, actors * streams, self._arena, carried)
         self._fields = self.streams.columns_of(0, actors * streams)
         self.limiter = limiter.build(unroll_steps * streams, batch_size)
         self._items = Items(actors, self._kept_rows * streams)
@@ -133,8 +132,8 @@ class Table:
 
     def ring(self, actor: int) -> StreamsOf:
         """The way to the rows of `actor` for another process."""
-        first, columns = actor * self._streams_per_actor, self.streams.columns
-        return StreamsOf(self.streams.spec, self.rows, columns, first, first + self._streams_per_actor, self._arena)
+        first, of = actor * self._streams_per_actor, self.streams
+        return StreamsOf(of.spec, self.rows, of.columns, first, first + self._streams_per_actor, self._arena, of.carried)
 
     def end(self, actor: int) -> int:
         """Rows that `actor` has committed."""
@@ -238,8 +237,8 @@ class Table:
         self.limiter.refill()
         self._ripe[:] = self._ends
         for actor, end in enumerate(self._ends):  # the observation to act at is lost too: a void row, which its actor ends
-            lost = np.arange(end - self._window + 1, end + 1) % self.rows
-            for field in tree_leaves(self.inlet(actor).rows):
+            lost = np.arange(end - max(self._window - 1, self._history), end + 1) % self.rows
+            for field in tree_leaves(dict(self.inlet(actor).rows)):
                 field[lost] = 0
 
     def replay_state_dict(self) -> State:
@@ -257,14 +256,24 @@ class Table:
         self._selector.load_state_dict(state["selector"])
 
 
-def _rows_needed(window: int, unroll: int, actors: int, streams: int, batch_size: int, queue: bool) -> int:
+def _refuse_contradictions(capacity_steps: int, batch_size: int, selector: Selector, limiter: Limiter) -> None:
+    if batch_size > capacity_steps:
+        raise ConfigError(f"batch_size {batch_size} exceeds replay.capacity {capacity_steps}")
+    if limiter.start_steps > capacity_steps:
+        raise ConfigError(f"start_steps {limiter.start_steps} exceeds replay.capacity {capacity_steps}")
+    if isinstance(selector, Fifo) and (limiter.samples_per_insert is not None or limiter.start_steps > 1):
+        raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
+
+
+def _rows_needed(window: int, unroll: int, actors: int, streams: int, batch_size: int, selector: Selector) -> int:
     """Rows a stream must keep so that both sides can always go on.
 
     A random selector needs two rows that are whole, one of which may end an episode, beside an unroll under way. A queue
-    whose actors all wait must hold a batch, of which one row of streams may be sampled in part.
+    whose actors all wait must hold the new items of a batch, of which one row of streams may be sampled in part.
     """
-    if not queue:
+    if not isinstance(selector, Fifo):
         return window + unroll
+    batch_size = selector.fresh(batch_size)
     sampled_in_part = streams - gcd(streams, batch_size)
     items = -(-(batch_size + sampled_in_part) // (actors * streams))
     return items * window + unroll - gcd(window, unroll)
@@ -275,7 +284,7 @@ class TableInlet:
 
     def __init__(self, table: Table, actor: int) -> None:
         first = actor * table._streams_per_actor
-        self.rows = table.streams.columns_of(first, first + table._streams_per_actor)
+        self.rows, self.states, self.state_period_steps = table.streams.room_of(first, first + table._streams_per_actor)
         self.ring_rows, self.end = table.rows, table.end(actor)
         self._table, self._actor = table, actor
 

@@ -2,7 +2,8 @@
 
 `Transitions` folds n steps into one at reading time. `Unrolls` reads T consecutive steps and the bootstrap row. A view says
 which rows start items (`starts`), how many rows later an item is whole (`window_steps`), and reads a batch of them.
-Frame stacks are rebuilt here: they never cross an episode's start, and frames before it are zeros.
+Frame stacks are rebuilt here: they never cross an episode's start, and frames before it are zeros. So are the last action and
+reward, which do not cross it either (`veldt.parts.sight` does the same for actors).
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ class View(Protocol):
     def window_steps(self) -> int:
         """Steps an item spans: an item that starts at row r is whole when row r + window_steps has been seen."""
 
+    @property
+    def history_steps(self) -> int:
+        """Rows before an item that are read too, whatever is stacked."""
+
+    @property
+    def state_period_steps(self) -> int:
+        """Where recurrent states are needed: before every so many rows of each stream."""
+
     def starts(self, row: int, last: np.ndarray) -> np.ndarray:
         """Which of the rows from absolute row `row` on start items: bool [R, B], from the flags `last` [R, B]."""
 
@@ -62,6 +71,16 @@ class Transitions:
         """As many as are folded."""
         return self.n_steps
 
+    @property
+    def history_steps(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def state_period_steps(self) -> int:
+        """Before every row, of which each may start a transition."""
+        return 1
+
     def starts(self, row: int, last: np.ndarray) -> np.ndarray:
         """Every step with an action that counted."""
         return ~last
@@ -86,6 +105,16 @@ class Unrolls:
         """All of an unroll."""
         return self.steps
 
+    @property
+    def history_steps(self) -> int:
+        """One, for the last action and reward."""
+        return 1
+
+    @property
+    def state_period_steps(self) -> int:
+        """Before every unroll."""
+        return self.steps
+
     def starts(self, row: int, last: np.ndarray) -> np.ndarray:
         """Every `steps`-th row of every stream."""
         rows = np.arange(row, row + len(last))
@@ -99,9 +128,9 @@ class Unrolls:
 class _Window:
     """The rows around K items: their records, and the observations at chosen rows with their stacks rebuilt."""
 
-    def __init__(self, streams: Streams, frame_stack: int, steps: int, count: int) -> None:
+    def __init__(self, streams: Streams, frame_stack: int, steps: int, count: int, history: int) -> None:
         self.streams, self.stack, self.count = streams, frame_stack, count
-        self.history = frame_stack - 1  # rows before the item that its first stack reaches back to
+        self.history = max(history, frame_stack - 1)  # rows before the item: its first stack reaches back to them
         self._offsets = np.arange(-self.history, steps + 1)[:, None] * streams.columns
         self._records = streams.empty_records(len(self._offsets), count)
         self._words = self._records.view(np.int64).reshape(self._records.size, -1)
@@ -115,6 +144,14 @@ class _Window:
         self.streams.gather_records(self._slots + self._offsets, self._records)
         return self._records[self.history :]
 
+    def copy(self, name: str, out: np.ndarray, begin: int = 0) -> None:
+        """Copies the field `name` of the items' rows from `begin` on (-1: the one before) into `out` [R, K, ...]."""
+        if name in self.streams.large:
+            slots = self._slots + (begin + np.arange(len(out)))[:, None] * self.streams.columns
+            self.streams.gather_large(name, slots.reshape(-1), torch.from_numpy(out).flatten(0, 1))
+        else:
+            np.copyto(out, self._records[name][self.history + begin :][: len(out)])
+
     def observe(self, rows: int | np.ndarray) -> Tree:
         """What the agent saw at the first `rows` rows of the items, or at rows [R, K] of each: a tree of [R, K, ...]."""
         spec = {"obs": self.streams.spec["obs"]}
@@ -124,7 +161,7 @@ class _Window:
 
     def _small(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
         if self.stack == 1 and isinstance(rows, int):
-            return torch.from_numpy(self._records[path][:rows])
+            return torch.from_numpy(self._records[path][self.history :][:rows])
         at = self.history + self._each(rows)
         if self.stack == 1:
             return torch.from_numpy(self._picked(at, self._items)[path])
@@ -158,8 +195,8 @@ class _Window:
 
     def _overlapping(self, path: str, rows: int) -> torch.Tensor:
         """The stacks of `rows` rows among which no episode starts: they share their frames, each gathered once."""
-        room = self._room(path, (self.count, self.history + rows))
-        slots = self._slots[:, None] + np.arange(-self.history, rows) * self.streams.columns
+        room = self._room(path, (self.count, self.stack - 1 + rows))
+        slots = self._slots[:, None] + np.arange(1 - self.stack, rows) * self.streams.columns
         self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 1))
         missing = self._missing(1)[0]
         if missing.any():
@@ -192,7 +229,7 @@ class _Window:
 class _TransitionReader:
     def __init__(self, view: Transitions, streams: Streams, frame_stack: int, batch_size: int) -> None:
         self._view = view
-        self._window = _Window(streams, frame_stack, view.n_steps, batch_size)
+        self._window = _Window(streams, frame_stack, view.n_steps, batch_size, view.history_steps)
         self._clip = np.inf if view.reward_clip is None else view.reward_clip
 
     def read(self, keys: np.ndarray) -> Transition:
@@ -212,16 +249,33 @@ class _TransitionReader:
 
 class _UnrollReader:
     def __init__(self, view: Unrolls, streams: Streams, frame_stack: int, batch_size: int) -> None:
-        self._steps = view.steps
-        self._window = _Window(streams, frame_stack, view.steps, batch_size)
-        self._extras = [name for name in streams.spec if name not in STEP_FIELDS]
+        self._rows, self._streams = view.steps + 1, streams
+        self._window = _Window(streams, frame_stack, view.steps, batch_size, view.history_steps)
+        spec = {name: leaf for name, leaf in streams.spec.items() if name != "obs"}
+        self._fields = {name: leaf.empty(self._rows, batch_size) for name, leaf in spec.items()}
+        self._last_action = spec["action"].empty(self._rows, batch_size)
+        self._last_reward = spec["reward"].empty(self._rows, batch_size)
+        self._mask = np.empty((view.steps, batch_size), np.float32)
+        self._state = streams.empty_states(batch_size)
 
     def read(self, keys: np.ndarray) -> Unroll:
-        rows = self._window.load(keys)
-        fields = {name: torch.from_numpy(rows[name]) for name in ("first", "last", "action", "reward", "discount")}
+        window, fields = self._window, self._fields
+        window.load(keys)
+        for name, room in fields.items():
+            window.copy(name, room)
+        first = fields["first"]
+        for name, room in (("action", self._last_action), ("reward", self._last_reward)):
+            window.copy(name, room, begin=-1)
+            room[first] = 0
+        self._mask[:] = ~fields["last"][:-1]
+        self._streams.gather_states(keys, self._state)
+        tensors = {name: torch.from_numpy(room) for name, room in fields.items()}
         return Unroll(
-            obs=self._window.observe(self._steps + 1),
-            mask=(~fields["last"][:-1]).float(),
-            extras={name: torch.from_numpy(rows[name]) for name in self._extras},
-            **fields,
+            obs=window.observe(self._rows),
+            last_action=torch.from_numpy(self._last_action),
+            last_reward=torch.from_numpy(self._last_reward),
+            mask=torch.from_numpy(self._mask),
+            extras={name: tensor for name, tensor in tensors.items() if name not in STEP_FIELDS},
+            state=self._state,
+            **{name: tensors[name] for name in STEP_FIELDS if name != "obs"},
         )

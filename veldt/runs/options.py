@@ -50,7 +50,7 @@ class RunOptions:
     """Episodes of one evaluation."""
 
     eval_epsilon: float = 0.0
-    """Exploration while evaluating: the chance of a random action, or the noise on continuous ones."""
+    """Exploration while evaluating: the chance of a random action, the noise on continuous ones, or the chance of sampling a policy."""
 
     log_every_steps: int | None = None
     """Agent steps between two rows of the metrics table; by default 1/400 of the run, at least 500."""

@@ -6,7 +6,7 @@ messages travel. Nothing here waits: an inlet may write while it has credit, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from veldt.core import Ring
-from veldt.data import Tree, Weights
+from veldt.data import Weights
 from veldt.runtime.shared import Board, Publication
 
 Send = Callable[[Any], None]
@@ -79,7 +79,7 @@ class InletPort:
     """An actor's side of a memory in the home process: a `core.Inlet` with as much credit as it was given."""
 
     def __init__(self, link: MemoryLink, actor: int, send: Send) -> None:
-        self.rows: Mapping[str, Tree] = link.ring.open()
+        self.rows, self.states, self.state_period_steps = link.ring.open()
         self.ring_rows, self.end = link.ring.rows, link.end
         self._node, self._actor, self._send = link.node, actor, send
         self.credit = 0

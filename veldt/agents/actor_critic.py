@@ -1,0 +1,135 @@
+"""Stochastic policies with a state value: an encoder, perhaps an LSTM, and two heads. For A3C and IMPALA.
+
+Actions may be Discrete, MultiDiscrete or a Box (Gaussian). The exploration value is the chance of sampling the policy instead of
+taking its likeliest action (a Gaussian's mean): 1 in training, 0 in evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import one_hot
+
+from veldt.core import Acted
+from veldt.data import ActionSpec, EnvSpec, Seen, Tree, Unroll, tree_map
+from veldt.errors import ConfigError
+from veldt.networks.cores import LSTMCore
+from veldt.networks.encoders import make_encoder
+from veldt.networks.heads import ValueHead, make_policy_head
+
+LOG_PROB = "log_prob"
+"""The extra that the agent offers: float32 [B], the log-probability (or density) of the action under the policy that acted."""
+
+
+@dataclass(frozen=True)
+class ActorCriticNetworkConfig:
+    """The network behind policy and value.
+
+    encoder: `auto` (from the observation space), the name of one, `package.module:callable`, or an `nn.Module`.
+    hidden: widths of the dense layers that end each encoder.
+    lstm_units: cells of an LSTM behind the encoder; 0: none.
+    last_inputs: whether the last action (one-hot where discrete) and the last reward are read beside the features.
+    last_reward_clip: the last reward is clipped to plus or minus this; None leaves it.
+    """
+
+    encoder: Any
+    hidden: tuple[int, ...]
+    lstm_units: int
+    last_inputs: bool
+    last_reward_clip: float | None
+
+    def __post_init__(self) -> None:
+        if self.lstm_units < 0:
+            raise ConfigError(f"lstm_units must be >= 0, got {self.lstm_units}")
+
+    @property
+    def state(self) -> Tree:
+        """The specs of what one stream carries from row to row; None without an LSTM."""
+        return LSTMCore.state_spec(self.lstm_units) if self.lstm_units else None
+
+
+class Answers(NamedTuple):
+    """policy: the parameters of the policies at T+1 rows, float32 [T+1, B, P], which the policy head reads; value: float32 [T+1, B]."""
+
+    policy: torch.Tensor
+    value: torch.Tensor
+
+
+class LastInputs(nn.Module):
+    """The last action and reward as features: one-hot of all components, or the numbers of a box; all zeros where `first`."""
+
+    def __init__(self, action: ActionSpec, reward_clip: float | None) -> None:
+        super().__init__()
+        self._sizes, self._clip = action.sizes, reward_clip
+        self._discrete = action.kind != "box"
+        self.features = (sum(action.sizes) if self._discrete else prod(action.shape)) + 1
+
+    def forward(self, action: torch.Tensor, reward: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Action [N, ...], float32 reward [N], bool first [N] -> float32 [N, features]."""
+        flat = action.reshape(len(reward), -1)
+        if self._discrete:
+            flat = torch.cat([one_hot(one, size) for one, size in zip(flat.unbind(1), self._sizes, strict=True)], dim=1)
+        clipped = reward if self._clip is None else reward.clamp(-self._clip, self._clip)
+        inputs = torch.cat([flat.float(), clipped.unsqueeze(1)], dim=1)
+        return inputs.masked_fill(first.unsqueeze(1), 0.0)
+
+
+class ActorCriticAgent(nn.Module):
+    """A policy and a state value on common features (a `core.Agent`)."""
+
+    def __init__(self, env: EnvSpec, network: ActorCriticNetworkConfig) -> None:
+        super().__init__()
+        self._state = network.state
+        self.encoder = make_encoder(env.seen, network.encoder, network.hidden)
+        features = self.encoder.features
+        self.last_inputs = LastInputs(env.action, network.last_reward_clip) if network.last_inputs else None
+        features += self.last_inputs.features if self.last_inputs is not None else 0
+        self.core = LSTMCore(features, network.lstm_units) if network.lstm_units else None
+        features = network.lstm_units or features
+        self.policy = make_policy_head(env.action, features, ())
+        self.value = ValueHead(features, ())
+        self._probe = next(self.value.parameters())
+
+    def initial_state(self, batch_size: int) -> Tree:
+        """Zeros, a tree of float32 [B, units]; None without an LSTM."""
+        return tree_map(lambda leaf: leaf.zeros(batch_size), self._state)
+
+    def forward(self, unroll: Unroll) -> Answers:
+        """What the network says at every row of an unroll, the bootstrap row too."""
+        rows = unroll.obs, unroll.first, unroll.last_action, unroll.last_reward
+        features, _ = self._features(*rows, unroll.state)
+        return Answers(self.policy(features), self.value(features))
+
+    def _features(
+        self, obs: Tree, first: torch.Tensor, last_action: torch.Tensor, last_reward: torch.Tensor, state: Tree
+    ) -> tuple[torch.Tensor, Tree]:
+        """Of [T, B, ...] rows: what the heads read, float32 [T, B, features], and the state after the last row."""
+        features = self.encoder(tree_map(lambda leaf: leaf.flatten(0, 1), obs))
+        if self.last_inputs is not None:
+            last = self.last_inputs(last_action.flatten(0, 1), last_reward.flatten(), first.flatten())
+            features = torch.cat([features, last], dim=1)
+        features = features.unflatten(0, first.shape)
+        return (features, state) if self.core is None else self.core(features, state, first)
+
+    @torch.inference_mode()
+    def act(self, seen: Seen, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
+        """Actions [B, ...] at what is seen: with chance `exploration` [B] sampled, else the likeliest.
+
+        Extras: log_prob [B], the log-probability of the action under the sampled policy.
+        """
+        device = self._probe.device  # the weights may have moved to where they are published
+        rows = tree_map(lambda leaf: torch.from_numpy(leaf).to(device).unsqueeze(0), dict(zip(Seen._fields, seen, strict=True)))
+        carried = tree_map(lambda leaf: torch.from_numpy(leaf).to(device), state)
+        features, after = self._features(**rows, state=carried)
+        policy = self.policy(features[0])
+        action = self.policy.sample(policy, random)
+        if exploration.min() < 1:
+            sampled = (random.random(len(action)) < exploration).reshape(-1, *[1] * (action.ndim - 1))
+            action = np.where(sampled, action, self.policy.mode(policy))
+        log_prob = self.policy.log_prob(policy, torch.from_numpy(action).to(device))
+        return Acted(action, tree_map(lambda leaf: leaf.cpu().numpy(), after), {LOG_PROB: log_prob.cpu().numpy()})
