@@ -74,9 +74,8 @@ def test_every_kind_of_end_is_named_and_the_run_reaches_its_score_all_the_same(f
     )
 
 
-@pytest.mark.parametrize("kills", [KILLS])
-def test_kill_9_of_random_actors_again_and_again_neither_keeps_the_score_from_being_reached_nor_leaks(kills):
-    shared, open_before = set(os.listdir("/dev/shm")), descriptors()
+def kill_again_and_again(kills: int) -> list[int]:
+    """A run of three actors of which one is killed so many times, until it has its score and all write again; who was killed."""
     limits = RestartLimits(rate_cap=kills + 1, lifetime_cap=kills + 1, backoff_seconds=0.01, max_backoff_seconds=0.01)
     runtime = processes(apex_corridor(corridor, 3, samples_per_insert=None), restarts=limits)
     crew, choice, pids, commits = runtime.switchboard.crew, random.Random(7), [], {}
@@ -94,9 +93,15 @@ def test_kill_9_of_random_actors_again_and_again_neither_keeps_the_score_from_be
     said = run_while(runtime, more)
     assert sum("killed by signal 9" in line for line in said) == kills
     assert sum(worker.budget.deaths for worker in crew) == kills
+    return pids
+
+
+@pytest.mark.parametrize("kills", [KILLS])
+def test_kill_9_of_random_actors_again_and_again_neither_keeps_the_score_from_being_reached_nor_leaks(kills):
+    shared, open_before = set(os.listdir("/dev/shm")), descriptors()
+    pids = kill_again_and_again(kills)
+    gc.collect()  # memory stays mapped while an array of it is there
     assert set(os.listdir("/dev/shm")) <= shared
-    del runtime, crew, more  # arrays keep their memory mapped while anybody has them
-    gc.collect()
     assert not [left for left in descriptors() - open_before if "memfd" in left or "socket" in left or "pidfd" in left]
     for pid in pids:
         with pytest.raises(ProcessLookupError):
