@@ -14,6 +14,7 @@ from veldt.runs.options import RunOptions
 from veldt.systems.apex import ApexConfig
 from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
+from veldt.systems.gorila import GorilaConfig
 from veldt.training import Result, resume, train
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "DQNConfig",
     "EnvOptions",
     "EvaluationResult",
+    "GorilaConfig",
     "Policy",
     "Result",
     "RunOptions",

@@ -259,6 +259,26 @@ class Parameters(Protocol):
 
 
 @runtime_checkable
+class Shard(Protocol):
+    """One slice of the weights, which changes by itself. Whoever is linked to the shards is linked to what `join` makes of them."""
+
+    version: int
+    """Updates of this slice."""
+
+    size: int
+    device: str
+    layout: Any
+    max_gradient_norm: float | None
+    """What whoever joins shards must know: how many numbers this one has, where, what they are, and how gradients are scaled."""
+
+    def read(self, into: torch.Tensor) -> int:
+        """Copies the slice `into` a vector [size]: one whole version; which one."""
+
+    def push(self, gradient: torch.Tensor, based_on: int) -> None:
+        """Takes a gradient [size], which is the caller's again, computed at version `based_on`; dropped if that is too old or never was."""
+
+
+@runtime_checkable
 class Worker(Protocol):
     """A part that a scheduler drives: actor, learner, evaluator, parameter shard."""
 

@@ -82,6 +82,7 @@ class Table:
         self.rows = self._kept_rows + (frame_stack - 1) + UNROLLS_AHEAD * unroll_steps + 1
         require_memory(spec, self.rows * actors * streams)
         place = place or Place()
+        self._first_actor = place.replica * actors
         self._arena = place.arena()
         self.streams = Streams(spec, self.rows, actors * streams, self._arena)
         self._fields = self.streams.columns_of(0, actors * streams)
@@ -128,8 +129,8 @@ class Table:
         return self.streams.nbytes
 
     def inlet(self, actor: int) -> TableInlet:
-        """Where actor number `actor` writes."""
-        return TableInlet(self, actor)
+        """Where actor number `actor` writes. Each replica of a table serves actors of its own, numbered through over all replicas."""
+        return TableInlet(self, actor - self._first_actor)
 
     def ring(self, actor: int) -> StreamsOf:
         """The way to the rows of `actor` for another process."""
@@ -239,7 +240,7 @@ class Table:
         self._ripe[:] = self._ends
         for actor, end in enumerate(self._ends):  # the observation to act at is lost too: a void row, which its actor ends
             lost = np.arange(end - self._window + 1, end + 1) % self.rows
-            for field in tree_leaves(self.inlet(actor).rows):
+            for field in tree_leaves(TableInlet(self, actor).rows):
                 field[lost] = 0
 
     def replay_state_dict(self) -> State:
