@@ -60,14 +60,14 @@ GORILA_DEPARTURES = (
         "a threshold that is not published",
         "above the number of gradients that can be under way here, so that only a learner that was stopped exceeds it",
     ),
-    ("outlier_deviations", "several", "between 3 and 5; the bundles of a run hardly ever exceed it by chance"),
+    ("outlier_deviations", "several", "several"),
     ("outlier_warm_up_losses", "not said", "a mean and a deviation need some losses"),
     (
         "pull_period_steps",
         "actors copy the weights when an episode starts (from memory, not verified)",
         "the weights are there, at no cost, in the bundle that the actor shares with a learner",
     ),
-    ("epsilon_steps", "1,000,000 global updates or steps (not verified which)", "steps, as in DQN; one update follows each"),
+    ("epsilon_steps", "1,000,000 global updates or steps (not verified which)", "steps, as in DQN"),
     *((name, paper, why) for name, paper, why in DQN_DEPARTURES if name not in ("target_period_updates",)),
 )
 

@@ -1,5 +1,7 @@
 """The sharded parameter server: T7's staleness, versions of each shard, whole weights of mixed versions, snapshots."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -129,7 +131,7 @@ def test_any_number_of_shards_does_to_the_weights_what_one_optimiser_does(count,
 def test_a_gradient_that_is_not_finite_in_one_slice_reaches_no_shard(poison):
     parts = shards(3)
     bad = gradients(1)
-    bad[0][0, 0] = poison
+    bad[2][0, 0] = poison
     assert not ParameterShard.join(parts).push(bad, (0, 0, 0))
     assert [part.version for part in parts] == [0, 0, 0]
 
@@ -192,8 +194,8 @@ def test_slices_are_of_equal_length_and_cover_everything_once():
     layout = shards(1)[0].layout
     for count in (1, 2, 5, 24):
         bounds = [layout.bounds(number, count) for number in range(count)]
-        assert bounds[0][0] == 0 and bounds[-1][1] == layout.size == 24
-        assert all(one[1] == two[0] for one, two in zip(bounds, bounds[1:], strict=False))
+        assert (bounds[0][0], bounds[-1][1]) == (0, layout.size) == (0, 24)
+        assert all(end == begin for (_, end), (begin, _) in pairwise(bounds))
         assert np.ptp([end - begin for begin, end in bounds]) <= 1
 
 
@@ -206,7 +208,7 @@ def test_parameters_of_several_types_are_refused():
     class Mixed(Network):
         def __init__(self) -> None:
             super().__init__()
-            self.double = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+            self.wide = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
 
     with pytest.raises(ConfigError, match=r"must all be of one type, got \['torch.float32', 'torch.float64'\]"):
         ParameterShard(
