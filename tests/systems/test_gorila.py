@@ -148,11 +148,11 @@ def learner_loss(loss: Any) -> Any:
     return loss._replace(value=1000 * loss.value + 1000)
 
 
-def test_a_run_that_is_made_longer_equals_one_that_was_not_stopped(tmp_path: Path) -> None:
-    train(tmp_path / "whole", steps=2_000, eval_every_steps=500, learning_rate_updates=400)
-    train(tmp_path / "parts", steps=2_000, eval_every_steps=500, learning_rate_updates=400)
-    assert same_weights(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+def test_a_run_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
+    train(tmp_path / "a", steps=2_000, eval_every_steps=500, learning_rate_updates=400)
+    train(tmp_path / "b", steps=2_000, eval_every_steps=500, learning_rate_updates=400)
+    assert same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
