@@ -82,8 +82,7 @@ class Table:
         self.rows = self._kept_rows + (frame_stack - 1) + UNROLLS_AHEAD * unroll_steps + 1
         require_memory(spec, self.rows * actors * streams)
         place = place or Place()
-        self._first_actor = place.replica * actors
-        self._arena = place.arena()
+        self._first_actor, self._arena = place.replica * actors, place.arena()
         self.streams = Streams(spec, self.rows, actors * streams, self._arena)
         self._fields = self.streams.columns_of(0, actors * streams)
         self.limiter = limiter.build(unroll_steps * streams, batch_size)
