@@ -51,6 +51,26 @@ DQN_DEPARTURES = (
     ),
 )
 
+GORILA_DEPARTURES = (
+    ("bundles", "100", "what a desktop has cores for"),
+    ("shards", "31", "what a desktop has cores for"),
+    ("learning_rate", "not published", "the optimiser's usual one"),
+    (
+        "max_staleness_updates",
+        "a threshold that is not published",
+        "above the number of gradients that can be under way here, so that only a learner that was stopped exceeds it",
+    ),
+    ("outlier_deviations", "several", "several"),
+    ("outlier_warm_up_losses", "not said", "a mean and a deviation need some losses"),
+    (
+        "pull_period_steps",
+        "actors copy the weights when an episode starts (from memory, not verified)",
+        "the weights are there, at no cost, in the bundle that the actor shares with a learner",
+    ),
+    ("epsilon_steps", "1,000,000 global updates or steps (not verified which)", "steps, as in DQN"),
+    *((name, paper, why) for name, paper, why in DQN_DEPARTURES if name not in ("target_period_updates",)),
+)
+
 APEX_DEPARTURES = (
     ("actors", "360, of one environment each", "what a desktop has cores for; the ladder spans the same range for any number"),
     (
@@ -90,7 +110,13 @@ IMPALA_DEPARTURES = (
     ("life_loss", "a lost life ends the discounting", "an option that only Atari has; the preset `atari` switches it on"),
 )
 
-DEPARTURES = {"impala": IMPALA_DEPARTURES, "dqn": DQN_DEPARTURES, "apex": APEX_DEPARTURES, "apex-dpg": APEX_DPG_DEPARTURES}
+DEPARTURES = {
+    "dqn": DQN_DEPARTURES,
+    "gorila": GORILA_DEPARTURES,
+    "apex": APEX_DEPARTURES,
+    "apex-dpg": APEX_DPG_DEPARTURES,
+    "impala": IMPALA_DEPARTURES,
+}
 
 
 def defaults(system: str) -> dict[str, Any]:

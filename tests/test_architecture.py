@@ -13,12 +13,13 @@ import pytest
 import veldt
 from veldt.envs import make_env_spec
 from veldt.envs.options import EnvOptions
-from veldt.parts.optimizers import AdamConfig, RMSPropConfig
+from veldt.parts.optimizers import AdaGradConfig, AdamConfig, RMSPropConfig
 from veldt.runs.options import RunOptions
 from veldt.systems import SYSTEMS
 from veldt.systems.apex import ApexConfig
 from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
+from veldt.systems.gorila import GorilaConfig
 from veldt.systems.impala import ImpalaConfig
 
 PACKAGE = Path(veldt.__file__).parent
@@ -223,6 +224,7 @@ def test_the_public_names_are_exactly_these():
         "DQNConfig",
         "EnvOptions",
         "EvaluationResult",
+        "GorilaConfig",
         "ImpalaConfig",
         "Policy",
         "Result",
@@ -305,6 +307,34 @@ PAPER_DQN = {
 
 def test_the_defaults_of_dqn_are_the_papers():
     assert dataclasses.asdict(DQNConfig()) == PAPER_DQN
+
+
+PAPER_GORILA = PAPER_DQN | {
+    # Nair et al. 2015; what is not here is DQN's
+    "replay": "local",
+    "replay_steps": 1_000_000,
+    "steps_per_update": 1,  # algorithm 1 learns at every step
+    "optimizer": "adagrad",
+    "target_period_updates": 60_000,
+    "epsilon_end": 0.1,
+    "epsilon_steps": 1_000_000,
+    # the paper says that there are such, and not how many
+    "max_staleness_updates": 100,
+    "outlier_deviations": 4.0,
+    "outlier_warm_up_losses": 100,
+    "learning_rate": 0.01,
+    "optimizer_epsilon": 1e-10,
+    "pull_period_steps": None,
+    # departures, listed in docs/gorila.md
+    "bundles": 4,
+    "shards": 2,
+    "actors": None,
+    "learners": None,
+}
+
+
+def test_the_defaults_of_gorila_are_the_papers():
+    assert dataclasses.asdict(GorilaConfig()) == PAPER_GORILA
 
 
 PAPER_APEX = {
@@ -417,6 +447,7 @@ CENTERED = {"decay": 0.95, "epsilon_inside_root": True, "initial_square": 0.0, "
     ("system", "env", "optimizer"),
     [
         ("dqn", "CartPole-v1", RMSPropConfig(0.00025, epsilon=0.01, **CENTERED)),
+        ("gorila", "CartPole-v1", AdaGradConfig(0.01, epsilon=1e-10)),
         ("apex", "CartPole-v1", RMSPropConfig(0.00025 / 4, epsilon=1.5e-7, **CENTERED)),
         (
             "impala",

@@ -14,6 +14,7 @@ from veldt.runs.options import RunOptions
 from veldt.systems.apex import ApexConfig
 from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
+from veldt.systems.gorila import GorilaConfig
 from veldt.systems.impala import ImpalaConfig
 from veldt.training import Result, resume, train
 
@@ -23,6 +24,7 @@ __all__ = [
     "DQNConfig",
     "EnvOptions",
     "EvaluationResult",
+    "GorilaConfig",
     "ImpalaConfig",
     "Policy",
     "Result",

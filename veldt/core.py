@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from veldt.data import ArraySpec, Batch, Episode, Seen, TimeStep, Tree, Weights
+from veldt.data import ArraySpec, Batch, Episode, Seen, TimeStep, Tree, Versions, Weights
 
 State = dict[str, Any]
 """What a part saves: nested dicts (string keys) and lists of numbers, strings, booleans, None, numpy arrays and tensors."""
@@ -263,15 +263,37 @@ class Writable(StepCount, Protocol):
 
 @runtime_checkable
 class Parameters(Protocol):
-    """The weights everybody works with: published in whole versions, changed by gradients."""
+    """The weights everybody works with, changed by gradients. Whole, or joined of shards that change each by itself."""
+
+    @property
+    def version(self) -> int:
+        """The updates that all of the weights have seen: those of all learners."""
+
+    def pull(self, held: Versions) -> Weights | None:
+        """The weights as they are now; None if they are those that whoever asks has, of versions `held`."""
+
+    def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
+        """Takes gradients computed at the versions `based_on`, to apply them; False if they are not all finite: nothing happens."""
+
+
+@runtime_checkable
+class Shard(Protocol):
+    """One slice of the weights, which changes by itself. Whoever is linked to the shards is linked to what `join` makes of them."""
 
     version: int
+    """Updates of this slice."""
 
-    def pull(self, newer_than: int) -> Weights | None:
-        """The newest version if it is newer than `newer_than`, else None."""
+    size: int
+    device: str
+    layout: Any
+    max_gradient_norm: float | None
+    """What whoever joins shards must know: how many numbers this one has, where, what they are, and how gradients are scaled."""
 
-    def push(self, gradients: Sequence[torch.Tensor | None], based_on: int) -> int:
-        """Applies gradients computed at version `based_on`; the version made, or the unchanged one: dropped."""
+    def read(self, into: torch.Tensor) -> int:
+        """Copies the slice `into` a vector [size]: one whole version; which one."""
+
+    def push(self, gradient: torch.Tensor, based_on: int) -> None:
+        """Takes a gradient [size], which is the caller's again, computed at version `based_on`; dropped if that is too old or never was."""
 
 
 @runtime_checkable

@@ -255,9 +255,18 @@ class Batch(Generic[Data]):
         return len(self.keys)
 
 
+Versions = tuple[int, ...]
+"""How many updates weights have seen: one number, or one for each shard where they are owned in shards. () is older than all."""
+
+
 @dataclass(frozen=True)
 class Weights:
-    """One version of an agent's parameters and buffers, by name."""
+    """An agent's parameters and buffers, by name, and which versions of them these are."""
 
-    version: int
+    versions: Versions
     tensors: dict[str, torch.Tensor]
+
+    @property
+    def version(self) -> int:
+        """The updates that all of the weights have seen."""
+        return min(self.versions)

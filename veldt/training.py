@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from veldt.core import RunMemory, State
+from veldt.core import Parameters, RunMemory, State
 from veldt.data import tree_leaves
 from veldt.errors import ConfigError, RunFolderError, VeldtError, WorkersLost
 from veldt.parts.evaluator import Evaluation, Evaluator
@@ -32,7 +32,7 @@ from veldt.runs.monitor import Monitor
 from veldt.runs.policy import save_policy
 from veldt.runs.progress import Progress
 from veldt.runs.report import draw_curve
-from veldt.runtime.building import replicas_of
+from veldt.runtime.building import joined, replicas_of
 from veldt.runtime.inline import InlineRuntime
 from veldt.runtime.processes import ProcessRuntime
 
@@ -165,7 +165,7 @@ class _Stretch:
         self._runtime = make_runtime(program, request)
         parts = self._runtime.parts
         self._memories: list[RunMemory] = [parts[name] for name in replicas_of(program, program.memory)]
-        self._parameters: list[Any] = [parts[name] for name in replicas_of(program, program.parameters)]
+        self._parameters: Parameters = joined([parts[name] for name in replicas_of(program, program.parameters)])
 
     def run(self, folder: RunFolder, loaded: Loaded | None = None) -> Result:
         """Runs to the end and writes into `folder` what a run leaves behind."""
@@ -260,8 +260,10 @@ class _Stretch:
 
     def _save(self, state: State) -> None:
         parts = self._runtime.parts
+        weights = self._parameters.pull(())
+        assert weights is not None
         states = {
-            "weights": {name: tensor for part in self._parameters for name, tensor in part.state_dict()["tensors"].items()},
+            "weights": weights.tensors,
             "runtime": state,
             "monitor": self._monitor.state_dict(),
         }

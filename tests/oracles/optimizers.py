@@ -1,4 +1,4 @@
-"""RMSProp written out for one number at a time. Never used outside tests."""
+"""RMSProp and AdaGrad written out for one number at a time. Never used outside tests."""
 
 from __future__ import annotations
 
@@ -14,4 +14,13 @@ def rmsprop(weight, gradients, lr, decay, epsilon, inside, initial_square, cente
         spread = max(square - mean * mean, 0.0) if centered else square
         root = sqrt(spread + epsilon) if inside else sqrt(spread) + epsilon
         weight -= lr * gradient / root
+    return weight
+
+
+def adagrad(weight, gradients, lr, epsilon):
+    """The weight after one step for each gradient."""
+    total = 0.0
+    for gradient in gradients:
+        total += gradient * gradient
+        weight -= lr * gradient / (sqrt(total) + epsilon)
     return weight

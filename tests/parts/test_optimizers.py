@@ -1,4 +1,4 @@
-"""RMSProp in its three conventions (T8), against the formula written out, and through a checkpoint."""
+"""RMSProp in its three conventions (T8) and AdaGrad (T7), against the formula written out, and through a checkpoint."""
 
 import copy
 
@@ -8,19 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.oracles.optimizers import rmsprop
+from tests.oracles.optimizers import adagrad, rmsprop
 from veldt.errors import ConfigError
-from veldt.parts.optimizers import AdamConfig, RMSPropConfig
+from veldt.parts.optimizers import AdaGradConfig, AdamConfig, RMSPropConfig
 
 INSIDE = RMSPropConfig(6e-4, 0.99, 0.01, epsilon_inside_root=True, initial_square=0.0, centered=False)
 TORCH = RMSPropConfig(6e-4, 0.99, 0.01, epsilon_inside_root=False, initial_square=0.0, centered=False)
 TF1 = RMSPropConfig(6e-4, 0.99, 0.01, epsilon_inside_root=True, initial_square=1.0, centered=False)
 CENTERED = RMSPropConfig(2.5e-4, 0.95, 0.01, epsilon_inside_root=True, initial_square=0.0, centered=True)
 ADAM = AdamConfig(1e-3, 0.9, 0.999, 1e-8)
+ADAGRAD = AdaGradConfig(0.1, 1e-10)
 
 
-def weights_after(config, gradients):
-    weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+def weights_after(config, gradients, start=0.0):
+    weight = torch.full((1,), start, dtype=torch.float64, requires_grad=True)
     optimizer = config.build([weight])
     for gradient in gradients:
         weight.grad = torch.full_like(weight, gradient)
@@ -37,6 +38,26 @@ def test_the_first_step_is_that_of_t8(config, step):
 def test_the_step_under_a_constant_gradient_settles_where_t8_says(config, step):
     many = [1e-3] * 3000
     assert weights_after(config, many[:-1]) - weights_after(config, many) == pytest.approx(step, rel=1e-4)
+
+
+def test_adagrad_takes_the_steps_of_t7():
+    weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer, seen = ADAGRAD.build([weight]), []
+    for gradient in (0.5, -0.5, 1.0):
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+        seen.append((optimizer.state[weight]["sum"].item(), weight.item()))
+    assert seen == [
+        (0.25, pytest.approx(0.9, abs=1e-8)), (0.5, pytest.approx(0.97071068, abs=1e-8)),
+        (1.5, pytest.approx(0.88906102, abs=1e-8)),
+    ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(gradients=st.lists(st.floats(-10, 10), min_size=1, max_size=6), epsilon=st.sampled_from([1e-10, 0.1]))
+def test_adagrad_is_the_formula_written_out(gradients, epsilon):
+    slow = adagrad(1.0, gradients, 0.1, epsilon)
+    assert weights_after(AdaGradConfig(0.1, epsilon), gradients, start=1.0) == pytest.approx(slow, rel=1e-9, abs=1e-12)
 
 
 @settings(deadline=None, max_examples=60)
@@ -97,7 +118,7 @@ def test_the_learning_rate_may_change_before_any_step():
     assert weight.item() < 0
 
 
-@pytest.mark.parametrize("config", [INSIDE, TORCH, TF1, CENTERED, ADAM])
+@pytest.mark.parametrize("config", [INSIDE, TORCH, TF1, CENTERED, ADAM, ADAGRAD])
 def test_an_optimiser_saved_and_loaded_makes_the_same_next_steps(config):
     torch.manual_seed(1)
     network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -132,6 +153,7 @@ def test_adam_is_the_paper_with_epsilon_outside_the_root():
     [
         (lambda: AdamConfig(-1, 0.9, 0.99, 1e-8), "learning_rate must be >= 0, got -1"),
         (lambda: AdamConfig(1e-3, 1.0, 0.99, 1e-8), r"optimizer beta1 must lie in \[0, 1\), got 1.0"),
+        (lambda: AdaGradConfig(1e-3, 0.0), "optimizer epsilon must be > 0, got 0.0"),
         (lambda: RMSPropConfig(1e-3, 0.9, 0.0, True, 0, False), "optimizer epsilon must be > 0, got 0.0"),
         (lambda: AdamConfig(1e-3, 0.9, 0.99, np.nan), "optimizer epsilon must be > 0, got nan"),
         (lambda: RMSPropConfig(1e-3, 1.5, 0.1, True, 0, False), r"optimizer decay must lie in \[0, 1\), got 1.5"),

@@ -16,7 +16,7 @@ SIZE = 100_000
 
 
 def weights(version: int) -> Weights:
-    return Weights(version, {"a": torch.full((SIZE,), float(version)), "b": torch.full((3,), float(version))})
+    return Weights((version,), {"a": torch.full((SIZE,), float(version)), "b": torch.full((3,), float(version))})
 
 
 def publish_for_ever(publication: Publication) -> None:
@@ -82,7 +82,7 @@ def test_a_writer_that_dies_while_it_writes_leaves_the_version_before():
             return super().__getitem__(name)
 
     with pytest.raises(KeyboardInterrupt):
-        publication.publish(Weights(1, Dies(weights(1).tensors)))
+        publication.publish(Weights((1,), Dies(weights(1).tensors)))
     into = publication.room()
     assert publication.version == publication.read(into) == 0
     assert bool((into["a"] == 0).all())

@@ -46,6 +46,11 @@ class LinearSchedule:
     def __post_init__(self) -> None:
         _must_go_forward("schedule", self.begin_steps, self.end_steps)
 
+    @staticmethod
+    def to_zero(start: float, steps: int | None) -> LinearSchedule | None:
+        """From `start` to 0 over so many steps; None, which changes nothing, if `steps` is None."""
+        return None if steps is None else LinearSchedule(start, 0.0, 0, steps)
+
     def __call__(self, step: int) -> float:
         """The value at agent step `step`, counted over all actors."""
         if step >= self.end_steps:

@@ -127,7 +127,7 @@ class Evaluator:
         return True
 
     def _start(self, step: int) -> None:
-        weights = self._parameters.pull(-1)
+        weights = self._parameters.pull(())
         assert weights is not None
         own = {**dict(self._agent.named_parameters()), **dict(self._agent.named_buffers())}
         with torch.no_grad():

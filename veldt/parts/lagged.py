@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from veldt.core import Parameters, Place, State
-from veldt.data import Weights
+from veldt.data import Versions, Weights
 from veldt.errors import ConfigError
 
 
@@ -35,22 +35,22 @@ class LaggedParameters:
         return self._parameters.version
 
     def _keep(self) -> bool:
-        weights = self._parameters.pull(self._kept[-1].version if self._kept else -1)
+        weights = self._parameters.pull(self._kept[-1].versions if self._kept else ())
         if weights is None:
             return False
         # In place of the oldest, which falls out: no new memory once all room is taken.
         room = self._kept.popleft().tensors if len(self._kept) == self._kept.maxlen else {}
         for name, tensor in weights.tensors.items():
             room[name] = room[name].copy_(tensor) if name in room else tensor.clone()
-        self._kept.append(Weights(weights.version, room))
+        self._kept.append(Weights(weights.versions, room))
         return True
 
-    def pull(self, newer_than: int) -> Weights | None:
-        """The version of `lag_updates` ago, if it is newer than `newer_than`."""
+    def pull(self, held: Versions) -> Weights | None:
+        """The weights of `lag_updates` ago, unless they are those of versions `held`."""
         oldest = self._kept[0]
-        return oldest if oldest.version > newer_than else None
+        return oldest if oldest.versions != held else None
 
-    def push(self, gradients: Sequence[torch.Tensor | None], based_on: int) -> int:
+    def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
         """Gradients go to the parameters themselves."""
         return self._parameters.push(gradients, based_on)
 
@@ -69,9 +69,9 @@ class LaggedParameters:
 
     def state_dict(self) -> State:
         """The versions kept."""
-        return {"kept": [{"version": weights.version, "tensors": dict(weights.tensors)} for weights in self._kept]}
+        return {"kept": [{"versions": list(weights.versions), "tensors": dict(weights.tensors)} for weights in self._kept]}
 
     def load_state_dict(self, state: State) -> None:
         """The versions of `state_dict`."""
         self._kept.clear()
-        self._kept.extend(Weights(int(one["version"]), dict(one["tensors"])) for one in state["kept"])
+        self._kept.extend(Weights(tuple(one["versions"]), dict(one["tensors"])) for one in state["kept"])

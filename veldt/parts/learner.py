@@ -15,6 +15,7 @@ import torch
 from veldt.core import Memory, Objective, Parameters, Place, State
 from veldt.data import WEIGHTS_VERSION, Batch
 from veldt.errors import Diverged
+from veldt.parts.outliers import Outliers
 from veldt.parts.parameters import Follower
 from veldt.parts.staging import Staging
 
@@ -26,7 +27,7 @@ METRICS_PERIOD_UPDATES = 10
 
 
 class Learner:
-    """One update per `step()`, and a target network that is copied every `target_period_updates` updates.
+    """One update per `step()`, and a target network that is copied when the updates of all learners reach a multiple of a period.
 
     On a GPU the next batch is sampled and copied while the device computes, so it does not see the priorities of the update
     under way, and a checkpoint forgets it: it counts as sampled and is not learned from.
@@ -38,6 +39,7 @@ class Learner:
         objective: Objective,
         *,
         target_period_updates: int | None,
+        outliers: Outliers | None = None,
         memory: Memory,
         parameters: Parameters,
         place: Place,
@@ -45,7 +47,9 @@ class Learner:
         """Args:
         make_agent: builds the networks; their weights come from `parameters`.
         objective: what to minimise.
-        target_period_updates: updates between two copies into the target network; None: there is none.
+        target_period_updates: updates of the parameters, whosever gradients they are, between two copies into the target
+            network; None: there is none.
+        outliers: batches whose loss is one are not learned from; None learns from all.
         memory: where batches come from, and where new priorities go.
         parameters: where gradients go.
         place: which learner this is.
@@ -59,6 +63,7 @@ class Learner:
             self._target = make_agent()
             self._target.to(place.device).requires_grad_(False)
             self._copy_target()
+        self._copied_at = self._follower.version
         self._objective, self._target_period = objective, target_period_updates
         self._memory, self._parameters = memory, parameters
         self._leaves = list(self._online.parameters())
@@ -66,6 +71,8 @@ class Learner:
         self._count = self._largest_lag = 0
         self.updates = 0
         self.skipped_updates = 0
+        self.outlying_updates = 0
+        self._outliers = None if outliers is None else outliers.build()
         self._bad = 0
         self.seconds = {"sampling replay": 0.0, "learning": 0.0}
 
@@ -115,28 +122,30 @@ class Learner:
         return batch
 
     def _update(self, batch: Batch[Any]) -> None:
-        self._follower.pull()
+        self._follow()
         loss = self._objective(self._online, self._target, batch)
         gradients = torch.autograd.grad(loss.value, self._leaves, allow_unused=True)
         if self._staging is not None:
             self._stage()  # while the device computes: the next line waits for it
-        value, version = float(loss.value.detach()), self._parameters.version
-        if not isfinite(value) or self._parameters.push(gradients, self._follower.version) == version:
+        value, learned_at = float(loss.value.detach()), self._follower.version
+        if isfinite(value) and self._outliers is not None and self._outliers.is_outlier(value):
+            self.outlying_updates += 1
+            return
+        if not isfinite(value) or not self._parameters.push(gradients, self._follower.versions):
             self._skip(value)
             return
         self._bad = 0
         self.updates += 1
         if loss.priorities is not None:
             self._memory.update(batch.keys, loss.priorities.cpu().numpy())
-        if self._target_period is not None and self.updates % self._target_period == 0:
-            self._follower.pull()
-            self._copy_target()
+        if self._target_is_due(self._parameters.version):
+            self._follow()
         if self.updates % METRICS_PERIOD_UPDATES == 0:
             self._count += 1
             self._sums["loss"] = self._sums.get("loss", 0.0) + value
             for name, values in loss.metrics.items():
                 self._sums[name] = self._sums.get(name, 0.0) + float(values.mean())
-            self._note_lag(batch, version)
+            self._note_lag(batch, learned_at)
 
     def _note_lag(self, batch: Batch[Any], version: int) -> None:
         """How many updates old the weights are that the batch was acted with, where actors recorded it."""
@@ -145,6 +154,17 @@ class Learner:
             lags = version - acted_with[0]
             self._sums["batch_lag_updates"] = self._sums.get("batch_lag_updates", 0.0) + float(lags.float().mean())
             self._largest_lag = max(self._largest_lag, int(lags.max()))
+
+    def _follow(self) -> None:
+        """Takes the newest weights, and copies them into the target network when that is due."""
+        self._follower.pull()
+        if self._target_is_due(self._follower.version):
+            self._copied_at = self._follower.version
+            self._copy_target()
+
+    def _target_is_due(self, version: int) -> bool:
+        period = self._target_period
+        return period is not None and version // period > self._copied_at // period
 
     def _skip(self, loss: float) -> None:
         self.skipped_updates += 1
@@ -166,6 +186,8 @@ class Learner:
             values["batch_lag_updates_max"] = float(self._largest_lag)
         values["skipped_updates"] = float(self.skipped_updates)
         self._sums, self._count, self._largest_lag = {}, 0, 0
+        if self._outliers is not None:
+            values |= {"outlying_updates": float(self.outlying_updates), "outlier_limit": self._outliers.limit}
         return values
 
     def state_dict(self) -> State:
@@ -175,6 +197,9 @@ class Learner:
             "target": target,
             "updates": self.updates,
             "skipped_updates": self.skipped_updates,
+            "outlying_updates": self.outlying_updates,
+            "outliers": None if self._outliers is None else self._outliers.state_dict(),
+            "copied_at": self._copied_at,
             "sums": dict(self._sums),
             "count": self._count,
             "largest_lag": self._largest_lag,
@@ -185,5 +210,8 @@ class Learner:
         if self._target is not None:
             self._target.load_state_dict(state["target"])
         self.updates, self.skipped_updates = int(state["updates"]), int(state["skipped_updates"])
+        self.outlying_updates, self._copied_at = int(state["outlying_updates"]), int(state["copied_at"])
+        if self._outliers is not None:
+            self._outliers.load_state_dict(state["outliers"])
         self._sums, self._count = dict(state["sums"]), int(state["count"])
         self._largest_lag = int(state["largest_lag"])

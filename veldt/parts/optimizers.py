@@ -1,4 +1,4 @@
-"""Optimisers as the papers mean them: RMSProp with its epsilon inside or outside the root, and fused Adam.
+"""Optimisers as the papers mean them: RMSProp with its epsilon inside or outside the root, AdaGrad, and fused Adam.
 
 `torch.optim.RMSprop` computes g / (sqrt(ms) + epsilon) from ms = 0; DQN, A3C and TF1 (IMPALA) compute
 g / sqrt(ms + epsilon), and TF1 starts at ms = 1. Configs refuse settings out of range
@@ -161,6 +161,27 @@ class AdamConfig:
     def build(self, parameters: Iterable[torch.Tensor]) -> Optimizer:
         """The optimiser of these parameters."""
         return torch.optim.Adam(parameters, lr=self.learning_rate, betas=(self.beta1, self.beta2), eps=self.epsilon, fused=True)
+
+
+@dataclass(frozen=True)
+class AdaGradConfig:
+    """Settings of AdaGrad, in torch's fused kernel: the gradient over the root of the sum of all squares so far.
+
+        sum   <- sum + g^2
+        theta <- theta - lr g / (sqrt(sum) + epsilon)
+
+    The sum starts at 0 and exists before the first step. Source: Duchi et al. 2011; Dean et al. 2012, section 4.1.
+    """
+
+    learning_rate: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate, self.epsilon)
+
+    def build(self, parameters: Iterable[torch.Tensor]) -> Optimizer:
+        """The optimiser of these parameters."""
+        return torch.optim.Adagrad(parameters, lr=self.learning_rate, eps=self.epsilon, fused=True)
 
 
 def adam_or_rmsprop(name: Literal["adam", "rmsprop"], learning_rate: float, epsilon: float) -> AdamConfig | RMSPropConfig:

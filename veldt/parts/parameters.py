@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from veldt.core import Parameters, Place, State
-from veldt.data import Weights
+from veldt.data import Versions, Weights
 from veldt.math.exploration import LinearSchedule
 
 
@@ -46,21 +46,14 @@ class LocalParameters:
         self.version = 0
         self._tensors = {name: tensor.detach() for name, tensor in (*agent.named_parameters(), *agent.named_buffers())}
 
-    def pull(self, newer_than: int) -> Weights | None:
+    def pull(self, held: Versions) -> Weights | None:
         """The tensors themselves, not copies: who follows them sees each update as it happens."""
-        return Weights(self.version, self._tensors) if self.version > newer_than else None
+        return Weights((self.version,), self._tensors) if held != (self.version,) else None
 
-    def push(self, gradients: Sequence[torch.Tensor | None], based_on: int) -> int:
-        """Applies `gradients`, in the order of the agent's parameters; the new version.
-
-        Nothing is applied, and the unchanged version is returned, if they are not all finite.
-        """
-        present = [gradient for gradient in gradients if gradient is not None]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present))))
-        if not isfinite(norm):
-            return self.version
-        if self._max_gradient_norm is not None and norm > self._max_gradient_norm:
-            torch._foreach_mul_(present, self._max_gradient_norm / norm)
+    def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
+        """Applies `gradients`, in the order of the agent's parameters, at once; False, and nothing is done, if they are not all finite."""
+        if not scale_down([gradient for gradient in gradients if gradient is not None], self._max_gradient_norm):
+            return False
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         if self._learning_rate is not None:
@@ -70,7 +63,7 @@ class LocalParameters:
         for parameter in self._parameters:
             parameter.grad = None  # its memory is the next backward pass's, still in the cache
         self.version += 1
-        return self.version
+        return True
 
     def state_dict(self) -> State:
         """Version and optimiser. The tensors are saved as the run's policy."""
@@ -83,6 +76,16 @@ class LocalParameters:
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["tensors"][name])
         load_optimizer(self.optimizer, state["optimizer"])
+
+
+def scale_down(gradients: list[torch.Tensor], max_norm: float | None) -> bool:
+    """Scales `gradients`, in place, down to the norm `max_norm` of all of them together; False if they are not all finite."""
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    if not isfinite(norm):
+        return False
+    if max_norm is not None and norm > max_norm:
+        torch._foreach_mul_(gradients, max_norm / norm)
+    return True
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> State:
@@ -99,7 +102,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
 
 
 class Follower:
-    """Keeps the weights of `agent` at the newest version that `parameters` publish.
+    """Keeps the weights of `agent` at the newest versions that `parameters` publish.
 
     With `copies` the agent has tensors of its own, which change in `pull()` and at no other time. Without, it works with
     the published tensors themselves, and sees what is done to them.
@@ -110,15 +113,20 @@ class Follower:
         self._own = dict((*agent.named_parameters(), *agent.named_buffers()))
         self._parameters = parameters
         self._tensors: dict[str, torch.Tensor] | None = None
-        self.version = -1
+        self.versions: Versions = ()
         self.pull()
 
+    @property
+    def version(self) -> int:
+        """The updates that all of the weights held have seen."""
+        return min(self.versions)
+
     def pull(self) -> None:
-        """Takes the newest version, if it is newer than the one held."""
-        weights = self._parameters.pull(self.version)
+        """Takes the newest versions, if they are not those held."""
+        weights = self._parameters.pull(self.versions)
         if weights is None:
             return
-        self.version = weights.version
+        self.versions = weights.versions
         if self._copies:
             self._copy(weights.tensors)
         elif weights.tensors is not self._tensors:
@@ -132,11 +140,11 @@ class Follower:
             tensor.copy_(tensors[name])
 
     def state_dict(self) -> State | None:
-        """The copied weights and their version; None where there are none, and the published ones are all there is."""
-        return {"version": self.version, "tensors": self._own} if self._copies else None
+        """The copied weights and their versions; None where there are none, and the published ones are all there is."""
+        return {"versions": list(self.versions), "tensors": self._own} if self._copies else None
 
     def load_state_dict(self, state: State | None) -> None:
         """The weights of `state_dict`."""
         if state is not None:
-            self.version = int(state["version"])
+            self.versions = tuple(state["versions"])
             self._copy(state["tensors"])

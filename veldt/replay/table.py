@@ -81,7 +81,7 @@ class Table:
         carried = Carried(state, view.state_period_steps)
         require_memory(spec, self.rows * actors * streams, carried)
         place = place or Place()
-        self._arena = place.arena()
+        self._first_actor, self._arena = place.replica * actors, place.arena()
         self.streams = Streams(spec, self.rows, actors * streams, self._arena, carried)
         self._fields = self.streams.columns_of(0, actors * streams)
         self.limiter = limiter.build(unroll_steps * streams, batch_size)
@@ -127,8 +127,8 @@ class Table:
         return self.streams.nbytes
 
     def inlet(self, actor: int) -> TableInlet:
-        """Where actor number `actor` writes."""
-        return TableInlet(self, actor)
+        """Where actor number `actor` writes. Each replica of a table serves actors of its own, numbered through over all replicas."""
+        return TableInlet(self, actor - self._first_actor)
 
     def ring(self, actor: int) -> StreamsOf:
         """The way to the rows of `actor` for another process."""
@@ -238,7 +238,7 @@ class Table:
         self._ripe[:] = self._ends
         for actor, end in enumerate(self._ends):  # the observation to act at is lost too: a void row, which its actor ends
             lost = np.arange(end - max(self._window - 1, self._history), end + 1) % self.rows
-            for field in tree_leaves(dict(self.inlet(actor).rows)):
+            for field in tree_leaves(dict(TableInlet(self, actor).rows)):
                 field[lost] = 0
 
     def replay_state_dict(self) -> State:

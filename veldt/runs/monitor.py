@@ -20,7 +20,7 @@ from veldt.runs.options import RunOptions
 from veldt.runs.progress import Progress
 
 REDRAW_SECONDS = 0.5
-COUNTS = ("restarts", "skipped_updates")
+COUNTS = ("restarts", "skipped_updates", "outlying_updates", "stale_gradients", "rejected_gradients")
 """Metrics that count something since the run began."""
 
 
@@ -31,7 +31,7 @@ class Monitor:
         self,
         parts: Mapping[str, Any],
         memories: Sequence[RunMemory],
-        parameters: Sequence[Parameters],
+        parameters: Parameters,
         options: RunOptions,
         table: MetricsTable,
         display: Display,
@@ -43,7 +43,7 @@ class Monitor:
         """Args:
         parts: the running parts, by name.
         memories: those of them that count agent steps.
-        parameters: those of them whose versions count updates.
+        parameters: the weights, whose version counts updates.
         options: what the user chose.
         table, display: where metrics go.
         frames_per_step: emulator ticks of one agent step.
@@ -81,7 +81,7 @@ class Monitor:
     @property
     def updates(self) -> int:
         """Updates that all of the weights have seen."""
-        return min(part.version for part in self._parameters)
+        return self._parameters.version
 
     @property
     def wall_seconds(self) -> float:

@@ -25,18 +25,24 @@ def labelled(bundle: Bundle, replica: int) -> list[str]:
     return [label(node.name, replica, bundle.replicas) for node in bundle.nodes]
 
 
+def joined(parts: Sequence[Any]) -> Any:
+    """What a link to all replicas of a node leads to: what their class joins them into, if it does; else the only one, or all."""
+    if hasattr(parts[0], "join"):
+        return parts[0].join(parts)
+    return parts[0] if len(parts) == 1 else list(parts)
+
+
 def build(program: Program, bundles: Sequence[Bundle], *, seed: int, device: str, arena: Callable[[], Arena]) -> dict[str, Any]:
     """All parts of `bundles`, by label, each built after those it is linked to.
 
-    A link leads to the neighbour in the same replica, to the only one there is, or to all of them.
+    A link leads to the neighbour in the same replica, or to all replicas there are, as `joined` has them.
     """
     parts: dict[str, Any] = {}
 
     def behind(bundle: Bundle, target: str, replica: int) -> Any:
-        home = program.bundle_of(target)
-        if home is bundle or home.replicas == 1:
-            return parts[label(target, replica, home.replicas)]
-        return [parts[label(target, other, home.replicas)] for other in range(home.replicas)]
+        if program.bundle_of(target) is bundle:
+            return parts[label(target, replica, bundle.replicas)]
+        return joined([parts[name] for name in replicas_of(program, target)])
 
     for node in program.build_order():
         bundle = program.bundle_of(node.name)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from veldt.core import Ring
-from veldt.data import Weights
+from veldt.data import Versions, Weights
 from veldt.runtime.shared import Board, Publication
 
 Send = Callable[[Any], None]
@@ -123,13 +123,13 @@ class ParametersPort:
         """The version that the learner has now; what is published may be older."""
         return self._board[version_of(self._node)]
 
-    def pull(self, newer_than: int) -> Weights | None:
+    def pull(self, held: Versions) -> Weights | None:
         """The version published last, in tensors that stay the same."""
-        if self._publication.version <= newer_than:
+        if held == (self._publication.version,):
             return None
-        return Weights(self._publication.read(self._tensors), self._tensors)
+        return Weights((self._publication.read(self._tensors),), self._tensors)
 
-    def push(self, gradients: Sequence[torch.Tensor | None], based_on: int) -> int:
+    def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
         """Refused: gradients do not travel to the home process."""
         raise NotImplementedError("only parts in the home process push gradients to these parameters")
 

@@ -193,7 +193,7 @@ def _worker_label(bundle: Bundle, replica: int) -> str:
 
 
 def _publish_first(part: Parameters) -> Publication:
-    weights = part.pull(-1)
+    weights = part.pull(())
     assert weights is not None
     publication = Publication(weights.tensors)
     publication.publish(weights)

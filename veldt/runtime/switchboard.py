@@ -139,7 +139,7 @@ class Switchboard:
 
     def _publish(self) -> None:
         for name, parameters in self._parameters.items():
-            weights = parameters.pull(self._publications[name].version)
+            weights = parameters.pull((self._publications[name].version,))
             if weights is not None:
                 self._publications[name].publish(weights)
 

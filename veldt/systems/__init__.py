@@ -10,7 +10,7 @@ from typing import Any
 from veldt.data import EnvSpec
 from veldt.errors import ConfigError, did_you_mean
 from veldt.program import Program
-from veldt.systems import apex, apex_dpg, dqn, impala
+from veldt.systems import apex, apex_dpg, dqn, gorila, impala
 from veldt.systems.presets import PRESETS, Preset
 
 
@@ -42,6 +42,7 @@ class System:
 
 SYSTEMS: dict[str, System] = {
     "dqn": System("dqn", dqn.DQNConfig, dqn.program, dqn.agent, PRESETS["dqn"], "inline"),
+    "gorila": System("gorila", gorila.GorilaConfig, gorila.program, gorila.agent, PRESETS["gorila"], "inline"),
     "apex": System("apex", apex.ApexConfig, apex.program, apex.agent, PRESETS["apex"], "processes"),
     "apex-dpg": System("apex-dpg", apex_dpg.ApexDPGConfig, apex_dpg.program, apex_dpg.agent, PRESETS["apex-dpg"], "processes"),
     "impala": System("impala", impala.ImpalaConfig, impala.program, impala.agent, PRESETS["impala"], "processes"),

@@ -119,7 +119,7 @@ def assemble(
     rate = NStepPriorities(c.n_steps, c.discount, c.reward_clip)
     under_way = (c.samples_per_insert or 0) * 2 * c.unroll_steps * c.environments * c.actors
     error_buffer = max(under_way, c.batch_size) if c.error_buffer is None else c.error_buffer
-    learning_rate = LinearSchedule(c.learning_rate, 0.0, 0, c.learning_rate_updates) if c.learning_rate_updates else None
+    learning_rate = LinearSchedule.to_zero(c.learning_rate, c.learning_rate_updates)
     replay = Node("replay", partial(
         Table, env.step_spec(loss.extras), actors=c.actors, streams=c.environments, unroll_steps=c.unroll_steps,
         capacity_steps=c.replay_steps, frame_stack=env.frame_stack, batch_size=c.batch_size, initial_priorities=rate,

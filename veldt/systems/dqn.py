@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -24,7 +24,7 @@ from veldt.errors import require_at_least, require_between
 from veldt.math.exploration import LinearEpsilon, LinearSchedule
 from veldt.parts.actor import Actor
 from veldt.parts.learner import Learner
-from veldt.parts.optimizers import adam_or_rmsprop
+from veldt.parts.optimizers import AdaGradConfig, adam_or_rmsprop
 from veldt.parts.parameters import LocalParameters
 from veldt.program import Bundle, Node, Program
 from veldt.replay.limiter import Limiter
@@ -67,8 +67,8 @@ class DQNConfig:
     """Transitions per update."""
     steps_per_update: int = 4
     """Agent steps for each update."""
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """rmsprop: centered, with epsilon inside the root. adam: Kingma and Ba 2015."""
+    optimizer: Literal["rmsprop", "adam", "adagrad"] = "rmsprop"
+    """rmsprop: centered, with epsilon inside the root. adam: Kingma and Ba 2015. adagrad: Duchi et al. 2011."""
     learning_rate: float = 2.5e-4
     """Step size of the optimiser."""
     learning_rate_updates: int | None = None
@@ -112,23 +112,35 @@ def agent(c: DQNConfig, env: EnvSpec) -> Callable[[], QAgent]:
     return partial(QAgent, env, QNetworkConfig(c.encoder, c.hidden, c.dueling))
 
 
+def objective(c: DQNConfig) -> QLearning:
+    """What learners minimise."""
+    return QLearning(double=c.double, sum_over_batch=c.sum_over_batch, error_loss="huber", initial_priorities=False)
+
+
+def optimizer(c: DQNConfig) -> Any:
+    """The settings of the optimiser."""
+    if c.optimizer == "adagrad":
+        return AdaGradConfig(c.learning_rate, c.optimizer_epsilon)
+    return adam_or_rmsprop(c.optimizer, c.learning_rate, c.optimizer_epsilon)
+
+
+def table(c: DQNConfig, env: EnvSpec, *, actors: int) -> Callable[..., Table]:
+    """Makes the replay of so many actors."""
+    proportional = Proportional(c.priority_exponent, c.importance_exponent, 1.0, c.importance_anneal_updates * c.batch_size)
+    return partial(
+        Table, env.step_spec(objective(c).extras), actors=actors, streams=c.environments, unroll_steps=c.unroll_steps,
+        capacity_steps=c.replay_steps, frame_stack=env.frame_stack, batch_size=c.batch_size,
+        view=Transitions(c.n_steps, c.discount, c.reward_clip), selector=proportional if c.prioritized else Uniform(),
+        limiter=Limiter(c.batch_size / c.steps_per_update, c.start_steps),
+    )  # fmt: skip
+
+
 def program(c: DQNConfig, env: EnvSpec) -> Program:
     """The DQN of these settings on this environment."""
-    make_agent = agent(c, env)
-    loss = QLearning(double=c.double, sum_over_batch=c.sum_over_batch, error_loss="huber", initial_priorities=False)
-    optimizer = adam_or_rmsprop(c.optimizer, c.learning_rate, c.optimizer_epsilon)
-    learning_rate = LinearSchedule(c.learning_rate, 0.0, 0, c.learning_rate_updates) if c.learning_rate_updates else None
-    anneal_items = c.importance_anneal_updates * c.batch_size
-    proportional = Proportional(c.priority_exponent, c.importance_exponent, 1.0, anneal_items)
-    replay = Node("replay", partial(
-        Table, env.step_spec(loss.extras), actors=1, streams=c.environments, unroll_steps=c.unroll_steps,
-        capacity_steps=c.replay_steps, frame_stack=env.frame_stack, batch_size=c.batch_size,
-        view=Transitions(c.n_steps, c.discount, c.reward_clip),
-        selector=proportional if c.prioritized else Uniform(),
-        limiter=Limiter(c.batch_size / c.steps_per_update, c.start_steps),
-    ))  # fmt: skip
+    make_agent, loss = agent(c, env), objective(c)
+    replay = Node("replay", table(c, env, actors=1))
     parameters = Node("parameters", partial(
-        LocalParameters, make_agent, optimizer, max_gradient_norm=c.max_gradient_norm, learning_rate=learning_rate))  # fmt: skip
+        LocalParameters, make_agent, optimizer(c), max_gradient_norm=c.max_gradient_norm, learning_rate=LinearSchedule.to_zero(c.learning_rate, c.learning_rate_updates)))  # fmt: skip
     links = {"memory": "replay", "parameters": "parameters"}
     epsilon = LinearEpsilon(1.0, c.epsilon_end, c.start_steps, c.start_steps + c.epsilon_steps)
     actor = Node("actor", partial(

@@ -31,6 +31,8 @@ _SMALL_DQN: dict[str, Any] = {
     "max_gradient_norm": 10.0,
 }
 
+_SMALL_GORILA: dict[str, Any] = {**_SMALL_DQN, "bundles": 2, "max_staleness_updates": 20}
+
 _SMALL_APEX: dict[str, Any] = {
     "actors": 2,
     "environments": 4,
@@ -81,6 +83,48 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "epsilon_end": 0.01,
                 "epsilon_steps": 100_000,
                 "environments": 8,
+                "steps": 1_000_000,
+            },
+            fits="MinAtar/",
+        ),
+    },
+    "gorila": {
+        "paper": PAPER,
+        "atari": Preset({"life_loss": True, "eval_epsilon": 0.05, "eval_every_steps": 250_000}, fits="ALE/"),
+        "cartpole": Preset(
+            {
+                **_SMALL_GORILA,
+                "hidden": (128, 128),
+                "replay_steps": 50_000,
+                "start_steps": 500,
+                "batch_size": 64,
+                "steps_per_update": 2,
+                "learning_rate": 1e-3,
+                "learning_rate_updates": 25_000,
+                "target_period_updates": 100,
+                "epsilon_end": 0.04,
+                "epsilon_steps": 8_000,
+                "environments": 4,
+                "steps": 50_000,
+            },
+            fits="CartPole",
+        ),
+        "minatar": Preset(
+            {
+                **_SMALL_GORILA,
+                "n_steps": 5,
+                "dueling": True,
+                "hidden": (128,),
+                "replay_steps": 50_000,
+                "start_steps": 2_500,
+                "batch_size": 32,
+                "steps_per_update": 2,
+                "learning_rate": 4e-4,
+                "learning_rate_updates": 500_000,
+                "target_period_updates": 1_000,
+                "epsilon_end": 0.01,
+                "epsilon_steps": 100_000,
+                "environments": 4,
                 "steps": 1_000_000,
             },
             fits="MinAtar/",
