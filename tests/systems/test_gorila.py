@@ -136,7 +136,7 @@ def test_an_outlying_loss_moves_no_weight_and_the_run_goes_on() -> None:
     runtime.run(lambda: learner.updates < 40)
     dropped, version = learner.outlying_updates, shard.version
     objective, learner._objective = learner._objective, lambda *given: learner_loss(objective(*given))
-    learner.step()
+    runtime.run(lambda: learner.outlying_updates == dropped and learner.updates == 40)
     assert (learner.outlying_updates, shard.version) == (dropped + 1, version)
     learner._objective = objective
     runtime.run(lambda: learner.updates < 60)

@@ -119,7 +119,7 @@ class Follower:
     @property
     def version(self) -> int:
         """The updates that all of the weights held have seen."""
-        return min(self.versions)
+        return min(self.versions, default=-1)
 
     def pull(self) -> None:
         """Takes the newest versions, if they are not those held."""
