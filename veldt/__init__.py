@@ -15,6 +15,7 @@ from veldt.systems.apex import ApexConfig
 from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
 from veldt.systems.impala import ImpalaConfig
+from veldt.systems.r2d2 import R2D2Config
 from veldt.training import Result, resume, train
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluationResult",
     "ImpalaConfig",
     "Policy",
+    "R2D2Config",
     "Result",
     "RunOptions",
     "UserError",
