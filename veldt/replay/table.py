@@ -79,9 +79,8 @@ class Table:
         # Beside the rows that items may start at: what is read before the oldest, and what an actor writes ahead of its commits.
         self._history = view.history_steps(frame_stack)
         self.rows = self._kept_rows + self._history + UNROLLS_AHEAD * unroll_steps + 1
-        carried = Carried(state, view.states)
+        carried, place = Carried(state, view.states), place or Place()
         require_memory(spec, self.rows * actors * streams, carried)
-        place = place or Place()
         self._arena = place.arena()
         self.streams = Streams(spec, self.rows, actors * streams, self._arena, carried)
         fields = self.streams.columns_of(0, actors * streams)
