@@ -267,9 +267,7 @@ def _refuse_contradictions(capacity_steps: int, batch_size: int, selector: Selec
         raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
 
 
-def _rows_needed(
-    window: int, spread: int, unroll: int, actors: int, streams: int, batch_size: int, selector: Selector
-) -> int:
+def _rows_needed(window: int, spread: int, unroll: int, actors: int, streams: int, batch_size: int, selector: Selector) -> int:
     """Rows a stream must keep so that both sides can always go on.
 
     A random selector needs `spread` rows that are whole, of which one starts an item, beside an unroll under way. A queue
