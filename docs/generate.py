@@ -110,12 +110,28 @@ IMPALA_DEPARTURES = (
     ("life_loss", "a lost life ends the discounting", "an option that only Atari has; the preset `atari` switches it on"),
 )
 
+R2D2_DEPARTURES = (
+    ("actors", "256, of one environment each", "what a desktop has cores for; the ladder spans the same range for any number"),
+    (
+        "samples_per_insert",
+        "not limited; at its speeds, 320 sequences for 16,640 steps a second, of which 40 make a new sequence: 0.77",
+        "a learning curve that does not depend on how fast the machine is; `none` runs free, as the paper did",
+    ),
+    ("steps", "9,400,000,000 (37.5 billion frames)", "a run that ends; `--steps` goes on"),
+    (
+        "full_action_set",
+        "true, on Atari",
+        "an option that only Atari has cannot be a default for every environment; the preset `atari` switches it on",
+    ),
+)
+
 DEPARTURES = {
     "dqn": DQN_DEPARTURES,
     "gorila": GORILA_DEPARTURES,
     "apex": APEX_DEPARTURES,
     "apex-dpg": APEX_DPG_DEPARTURES,
     "impala": IMPALA_DEPARTURES,
+    "r2d2": R2D2_DEPARTURES,
 }
 
 

@@ -21,6 +21,7 @@ from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
 from veldt.systems.gorila import GorilaConfig
 from veldt.systems.impala import ImpalaConfig
+from veldt.systems.r2d2 import R2D2Config
 
 PACKAGE = Path(veldt.__file__).parent
 FILES = {
@@ -227,6 +228,7 @@ def test_the_public_names_are_exactly_these():
         "GorilaConfig",
         "ImpalaConfig",
         "Policy",
+        "R2D2Config",
         "Result",
         "RunOptions",
         "UserError",
@@ -435,6 +437,42 @@ def test_the_defaults_of_apex_dpg_are_the_papers():
     assert dataclasses.asdict(ApexDPGConfig()) == shared | PAPER_APEX_DPG
 
 
+PAPER_R2D2 = {
+    # Kapturowski et al. 2019, section 2.3, table 2 and appendix; where they are silent, as Ape-X
+    "sequence_steps": 80,
+    "overlap_steps": 40,
+    "burn_in_steps": 40,
+    "initial_state": "stored",
+    "lstm_units": 512,
+    "head_units": 512,
+    "hidden": (512,),
+    "n_steps": 5,
+    "discount": 0.997,
+    "reward_clip": None,
+    "rescaling_epsilon": 1e-3,
+    "priority_eta": 0.9,
+    "priority_exponent": 0.9,
+    "importance_exponent": 0.6,
+    "replay_steps": 4_000_000,
+    "batch_size": 64,
+    "learning_rate": 1e-4,
+    "optimizer_epsilon": 1e-3,
+    "target_period_updates": 2_500,
+    "max_gradient_norm": 40.0,
+    "epsilon_base": 0.4,
+    "epsilon_power": 7.0,
+    # 320 sequences a second learned from for 16,640 steps acted, of which 40 make a new sequence
+    "samples_per_insert": 0.77,
+    # reported in section 3
+    "delta_q": True,
+}
+
+
+def test_the_defaults_of_r2d2_are_the_papers():
+    shared = {name: value for name, value in PAPER_APEX.items() if name not in ONLY_APEX}
+    assert dataclasses.asdict(R2D2Config()) == shared | PAPER_R2D2
+
+
 def test_the_default_run_and_environment_are_the_papers():
     run, env = RunOptions(), EnvOptions()
     assert (run.steps, env.max_no_ops, env.episode_cap_frames, env.sticky_actions) == (50_000_000, 30, 108_000, 0.0)
@@ -455,6 +493,7 @@ CENTERED = {"decay": 0.95, "epsilon_inside_root": True, "initial_square": 0.0, "
             RMSPropConfig(0.0006, 0.99, 0.01, epsilon_inside_root=True, initial_square=1.0, centered=False),
         ),
         ("apex-dpg", "Pendulum-v1", AdamConfig(1e-4, beta1=0.9, beta2=0.999, epsilon=1e-8)),
+        ("r2d2", "CartPole-v1", AdamConfig(1e-4, beta1=0.9, beta2=0.999, epsilon=1e-3)),
     ],
 )
 def test_the_optimizer_is_the_papers(system, env, optimizer):

@@ -16,6 +16,7 @@ from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
 from veldt.systems.gorila import GorilaConfig
 from veldt.systems.impala import ImpalaConfig
+from veldt.systems.r2d2 import R2D2Config
 from veldt.training import Result, resume, train
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "GorilaConfig",
     "ImpalaConfig",
     "Policy",
+    "R2D2Config",
     "Result",
     "RunOptions",
     "UserError",

@@ -144,17 +144,41 @@ class InitialPriorities(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class StateSchedule:
+    """Before which rows of a stream recurrent states are kept.
+
+    A row's number counts from the stream's beginning, or with `of_episodes` from its episode's, whose row 0 is then left out: the
+    state there is the initial one. A state is kept before rows whose number modulo `period_steps` is one of `offsets`.
+    """
+
+    period_steps: int
+    offsets: tuple[int, ...] = (0,)
+    of_episodes: bool = False
+
+    @property
+    def spacing_rows(self) -> int:
+        """States of one offset stand at least so many rows apart, also where an episode ends between them."""
+        if not self.of_episodes:
+            return self.period_steps
+        return min([self.period_steps, *(offset + 1 for offset in self.offsets if offset)])
+
+    def slots(self, rows: int) -> int:
+        """Room for the states of one offset of any `rows` rows in a row: that before row r stands at r // spacing_rows % slots."""
+        return (rows - 1) // self.spacing_rows + (2 if self.of_episodes else 1)
+
+
 class Room(NamedTuple):
     """Where one actor writes, B streams side by side.
 
     rows: each field is a tree of arrays [ring_rows, B, ...]; row r of the stream stands at r % ring_rows.
-    states: recurrent states, a tree of arrays [S, B, ...]; that before row k * state_period_steps stands at k % S. None where
-        nobody reads them.
+    states: recurrent states by offset of the schedule, a tree of arrays [offsets, slots, B, ...]. None where nobody reads them.
+    schedule: which states are kept, and in which slot.
     """
 
     rows: Mapping[str, Tree]
     states: Tree
-    state_period_steps: int
+    schedule: StateSchedule
 
 
 class Inlet(Protocol):
@@ -162,7 +186,7 @@ class Inlet(Protocol):
 
     rows: Mapping[str, Tree]
     states: Tree
-    state_period_steps: int
+    schedule: StateSchedule
     """Where to write: a `Room`."""
 
     ring_rows: int

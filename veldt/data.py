@@ -40,6 +40,9 @@ STEP_FIELDS = ("obs", "first", "last", "action", "reward", "discount")
 WEIGHTS_VERSION = "weights_version"
 """An extra that actors know themselves, int64 []: the version of the weights that they acted with."""
 
+EPISODE_STEP = "episode_step"
+"""An extra that actors know themselves, int32 []: rows since the episode's first one, which is 0."""
+
 
 def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """`function` applied to each leaf of `tree` (and to the matching leaves of `others`), in a tree of the same shape."""
@@ -221,6 +224,10 @@ class Unroll:
     `first`. `mask` is float32 [T, B]: 1 where the step is real and may be learned from. `state` is the recurrent state before
     row 0, a tree of [B, ...], or None for a feed-forward agent. What was done at row T may not be known yet: its action, reward,
     discount and extras mean nothing.
+
+    Of sequences with a prefix, `prefix` is float32 [P, B]: 1 where one of the first P rows is real. They only warm the recurrent
+    state up; their `mask` is 0. Real rows without a row before them are `first`, so that what stands in rows that are not real
+    changes nothing. `marks` are states that the actor had within the sequence, where they are kept to be compared.
     """
 
     obs: Tree
@@ -234,6 +241,8 @@ class Unroll:
     mask: torch.Tensor
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     state: Tree = None
+    prefix: torch.Tensor | None = None
+    marks: Tree = None
 
 
 Data = TypeVar("Data", Transition, Unroll)

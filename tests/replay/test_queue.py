@@ -157,7 +157,7 @@ def test_an_unroll_has_at_least_one_step():
 def test_unrolls_that_are_kept_can_be_read_again_and_again_with_the_state_before_them(
     seed, actors, streams, steps, unroll, stack, kind, spare, commits
 ):
-    rows = steps + unroll
+    rows = 2 * steps + unroll
     table = make_table(
         Unrolls(steps), Sweep(), OBSERVATIONS[kind], actors=actors, streams=streams, unroll_steps=unroll, frame_stack=stack,
         capacity_steps=max(4, rows * actors * streams + spare), batch_size=4, state=STATE,

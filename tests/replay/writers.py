@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.oracles.replay import Episodes, Row
 from veldt.core import Place, State
-from veldt.data import ArraySpec, tree_items
+from veldt.data import EPISODE_STEP, ArraySpec, tree_items
 from veldt.replay.limiter import Limiter
 from veldt.replay.selectors import Selected
 from veldt.replay.table import Table
@@ -115,6 +115,8 @@ class Writer:
             obs[path] = np.asarray(value, room.dtype)
         self.inlet.rows["first"][at], self.inlet.rows["last"][at] = first, last
         seen = obs[""] if set(obs) == {""} else obs
+        if EPISODE_STEP in self.inlet.rows:
+            self.inlet.rows[EPISODE_STEP][at] = 0 if first else self.row - self.episodes[stream].starts[-1]
         self.episodes[stream].append(self.row, Row(seen, first, last, 0, 0.0, 1.0))
 
     def _act(self, stream: int) -> tuple[bool, bool]:
@@ -133,11 +135,16 @@ class Writer:
 
     def _carry(self) -> None:
         """The recurrent state before the current row, where one is kept: a number that no other row of any stream has."""
-        if self.inlet.states is not None and self.row % self.inlet.state_period_steps == 0:
-            place = self.row // self.inlet.state_period_steps % len(self.inlet.states["a"])
+        if self.inlet.states is None:
+            return
+        schedule, states = self.inlet.schedule, self.inlet.states
+        for ring, offset in enumerate(schedule.offsets):
+            place = self.row // schedule.spacing_rows % states["a"].shape[1]
             for stream in range(self.streams):
-                number = carried(self.row, self.actor * self.streams + stream)
-                self.inlet.states["a"][place, stream], self.inlet.states["b"][place, stream] = number, -number
+                step = self.row - self.episodes[stream].starts[-1] if schedule.of_episodes else self.row
+                if step % schedule.period_steps == offset and (step > 0 or not schedule.of_episodes):
+                    number = carried(self.row, self.actor * self.streams + stream)
+                    states["a"][ring, place, stream], states["b"][ring, place, stream] = number, -number
 
     def write(self, steps: int) -> int:
         """`steps` rows of all streams, not committed; the row to commit up to."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from veldt.math.returns import fold_n_step
+from veldt.math.sequences import temporal_errors
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,54 @@ class NStepPriorities:
         bootstrap = rows["q_value"][start[:, None] + length, np.arange(streams)]
         priorities: np.ndarray = np.abs(total + factor * bootstrap - rows["q_taken"][:count])
         return priorities
+
+
+@dataclass(frozen=True)
+class SequencePriorities:
+    """Initial priorities of sequences, from the Q-values that an actor has anyway (`core.InitialPriorities`).
+
+    The formulas are the learner's (`math.sequences.temporal_errors`, `sequence_priorities`), with the acting network in the place of
+    both of its networks: max_a Q(o, a) where it would bootstrap. The prefix does not count. Only rows that may start a sequence,
+    every `period_steps`-th of an episode, are rated; the others get 0.
+
+    length_steps, period_steps: of `replay.sequences.Sequences`. The others: of the objective.
+    Source: Kapturowski et al. 2019 (R2D2), section 2.3; SEED's actors compute the same.
+    """
+
+    length_steps: int
+    period_steps: int
+    n_steps: int
+    discount: float
+    reward_clip: float | None
+    rescaling_epsilon: float | None
+    eta: float
+
+    @property
+    def window_steps(self) -> int:
+        """The steps of a sequence and the row they bootstrap from."""
+        return self.length_steps + 1
+
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Float32 [max(0, N - length), B] from reward, discount, q_taken, q_value, last and episode_step, each [N, B]."""
+        count, streams = max(len(rows["reward"]) - self.length_steps, 0), rows["reward"].shape[1]
+        rated = np.zeros((count, streams), np.float32)
+        start, stream = np.nonzero((rows["episode_step"][:count] % self.period_steps == 0) & ~rows["last"][:count])
+        at = np.arange(self.length_steps + 1)[:, None] + start  # [length + 1, K]
+        part = {name: torch.from_numpy(rows[name][at, stream]) for name in ("reward", "discount", "last", "q_taken", "q_value")}
+        reward = part["reward"] if self.reward_clip is None else part["reward"].clamp(-self.reward_clip, self.reward_clip)
+        errors = temporal_errors(
+            part["q_taken"][:-1],
+            part["q_value"],
+            reward[:-1],
+            part["discount"][:-1],
+            part["last"][:-1],
+            n=self.n_steps,
+            gamma=self.discount,
+            epsilon=self.rescaling_epsilon,
+        )
+        mask = (torch.cumsum(part["last"][:-1], dim=0) == 0).float()  # behind the episode's end are other episodes
+        rated[start, stream] = sequence_priorities(errors, mask, self.eta).numpy()
+        return rated
 
 
 def sequence_priorities(errors: torch.Tensor, mask: torch.Tensor, eta: float) -> torch.Tensor:

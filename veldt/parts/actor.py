@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from veldt.core import Agent, InitialPriorities, Inlet, Memory, Parameters, Place, State
-from veldt.data import STEP_FIELDS, WEIGHTS_VERSION, EnvSpec, Episode, TimeStep, tree_leaves
+from veldt.data import EPISODE_STEP, STEP_FIELDS, WEIGHTS_VERSION, EnvSpec, Episode, TimeStep, tree_leaves
 from veldt.math.exploration import Exploration
 from veldt.parts.parameters import Follower
 from veldt.parts.sight import Sight
@@ -73,7 +73,9 @@ class Actor:
         self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None
         self._fields = {name: tree_leaves(value) for name, value in self._inlet.rows.items()}
-        self._extras = [name for name in self._fields if name not in (*STEP_FIELDS, WEIGHTS_VERSION)]
+        self._extras = [name for name in self._fields if name not in (*STEP_FIELDS, WEIGHTS_VERSION, EPISODE_STEP)]
+        self._rated = [name for name in self._fields if name not in ("obs", "first", "action", WEIGHTS_VERSION)]
+        self._episode_step = np.zeros(streams, np.int32)
         self._state = self._agent.initial_state(streams)
         self._state_rooms = tree_leaves(self._inlet.states)
         step = self._env.reset()
@@ -85,6 +87,9 @@ class Actor:
     def _begin_behind(self, step: TimeStep) -> None:
         """Episodes that begin out of turn, at `step`: the row under way keeps its observation and becomes the last of its own."""
         self._restart = step
+        self._episode_step = np.zeros_like(
+            self._episode_step
+        )  # of an episode whose beginning may be unknown; no state is kept there
 
     def _observe(self, step: TimeStep, action: np.ndarray | None = None) -> None:
         """Writes the observation and flags of the row to act at next, to which `action` led."""
@@ -93,6 +98,9 @@ class Actor:
             room[row] = leaf
         self._fields["first"][0][row] = step.first
         self._fields["last"][0][row] = step.last
+        self._episode_step = np.where(step.first, np.int32(0), self._episode_step + 1)
+        if EPISODE_STEP in self._fields:
+            self._fields[EPISODE_STEP][0][row] = self._episode_step
         self._seen = self._sight.see(step, action)
 
     def step(self) -> bool:
@@ -112,8 +120,8 @@ class Actor:
         rows = np.arange(start, self._row) % self._inlet.ring_rows
         if WEIGHTS_VERSION in self._fields:
             self._fields[WEIGHTS_VERSION][0][rows] = self._follower.version
-        priorities = self._priorities(start)
         self._note_lag(rows)
+        priorities = self._priorities(start)
         self.steps += int(np.count_nonzero(~self._fields["last"][0][rows]))
         self._inlet.commit(self._row, priorities)
         self.seconds["writing streams"] += time.perf_counter() - written
@@ -134,14 +142,14 @@ class Actor:
         if rate is None:
             return None
         rows = np.arange(max(0, start - rate.window_steps + 1), self._row) % self._inlet.ring_rows
-        return rate({name: self._fields[name][0][rows] for name in ("last", "reward", "discount", *self._extras)})
+        return rate({name: self._fields[name][0][rows] for name in self._rated})
 
     def _advance(self, exploration: np.ndarray) -> None:
         """Acts at the current row and observes the next one."""
         row = self._row % self._inlet.ring_rows
         fields, seconds = self._fields, self.seconds
-        if self._state_rooms and self._row % self._inlet.state_period_steps == 0:
-            self._keep_state()
+        if self._state_rooms:
+            self._keep_states()
         started = time.perf_counter()
         acted = self._agent.act(self._seen, self._state, exploration, self._random)
         self._state = acted.state
@@ -163,11 +171,18 @@ class Actor:
         seconds["environment"] += stepped - inferred
         seconds["writing streams"] += time.perf_counter() - stepped
 
-    def _keep_state(self) -> None:
-        """Writes what the agent carries into the row to act at."""
-        place = self._row // self._inlet.state_period_steps % len(self._state_rooms[0])
-        for room, leaf in zip(self._state_rooms, tree_leaves(self._state), strict=True):
-            room[place] = leaf
+    def _keep_states(self) -> None:
+        """Writes what the agent carries into the row to act at, where the schedule wants it."""
+        schedule = self._inlet.schedule
+        number = self._episode_step if schedule.of_episodes else np.full_like(self._episode_step, self._row)
+        place = self._row // schedule.spacing_rows % self._state_rooms[0].shape[1]
+        for ring, offset in enumerate(schedule.offsets):
+            due = number % schedule.period_steps == offset
+            if schedule.of_episodes:
+                due &= number > 0
+            if due.any():
+                for room, leaf in zip(self._state_rooms, tree_leaves(self._state), strict=True):
+                    room[ring, place, due] = leaf[due]
 
     def pop_episodes(self) -> list[Episode]:
         """The episodes that finished since the last call."""
@@ -199,6 +214,7 @@ class Actor:
             "env": self._env.state_dict(),
             "sight": self._sight.state_dict(),
             "state": self._state,
+            "episode_step": self._episode_step,
             "restart": self._restart is not None,
             "weights": self._follower.state_dict(),
             "pulled_at": self._pulled_at,
@@ -212,6 +228,7 @@ class Actor:
         self._follower.load_state_dict(state["weights"])
         self._pulled_at, self._lags = int(state["pulled_at"]), list(state["lags"])
         self._state = state["state"]
+        self._episode_step = state["episode_step"] - np.int32(1)  # the row to act at is observed once more
         step = self._env.load_state_dict(state["env"])
         if state["env"] is None or state["restart"]:
             self._begin_behind(step)

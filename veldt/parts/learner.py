@@ -68,7 +68,8 @@ class Learner:
         self._memory, self._parameters = memory, parameters
         self._leaves = list(self._online.parameters())
         self._sums: dict[str, float] = {}
-        self._count = self._largest_lag = 0
+        self._counts: dict[str, int] = {}
+        self._largest_lag = 0
         self.updates = 0
         self.skipped_updates = 0
         self.outlying_updates = 0
@@ -141,18 +142,22 @@ class Learner:
         if self._target_is_due(self._parameters.version):
             self._follow()
         if self.updates % METRICS_PERIOD_UPDATES == 0:
-            self._count += 1
-            self._sums["loss"] = self._sums.get("loss", 0.0) + value
+            self._note("loss", value)
             for name, values in loss.metrics.items():
-                self._sums[name] = self._sums.get(name, 0.0) + float(values.mean())
+                self._note(name, float(values.mean()))
             self._note_lag(batch, learned_at)
+
+    def _note(self, name: str, value: float) -> None:
+        """Counts `value` in the mean of metric `name`; not every update has every metric."""
+        self._sums[name] = self._sums.get(name, 0.0) + value
+        self._counts[name] = self._counts.get(name, 0) + 1
 
     def _note_lag(self, batch: Batch[Any], version: int) -> None:
         """How many updates old the weights are that the batch was acted with, where actors recorded it."""
         acted_with = getattr(batch.data, "extras", {}).get(WEIGHTS_VERSION)
         if acted_with is not None:
             lags = version - acted_with[0]
-            self._sums["batch_lag_updates"] = self._sums.get("batch_lag_updates", 0.0) + float(lags.float().mean())
+            self._note("batch_lag_updates", float(lags.float().mean()))
             self._largest_lag = max(self._largest_lag, int(lags.max()))
 
     def _follow(self) -> None:
@@ -181,11 +186,11 @@ class Learner:
 
     def metrics(self) -> dict[str, float]:
         """Means over the updates read since the last call, the largest lag of a batch among them, and the updates skipped so far."""
-        values = {name: total / self._count for name, total in self._sums.items()}
+        values = {name: total / self._counts[name] for name, total in self._sums.items()}
         if "batch_lag_updates" in values:
             values["batch_lag_updates_max"] = float(self._largest_lag)
         values["skipped_updates"] = float(self.skipped_updates)
-        self._sums, self._count, self._largest_lag = {}, 0, 0
+        self._sums, self._counts, self._largest_lag = {}, {}, 0
         if self._outliers is not None:
             values |= {"outlying_updates": float(self.outlying_updates), "outlier_limit": self._outliers.limit}
         return values
@@ -201,7 +206,7 @@ class Learner:
             "outliers": None if self._outliers is None else self._outliers.state_dict(),
             "copied_at": self._copied_at,
             "sums": dict(self._sums),
-            "count": self._count,
+            "counts": dict(self._counts),
             "largest_lag": self._largest_lag,
         }
 
@@ -213,5 +218,5 @@ class Learner:
         self.outlying_updates, self._copied_at = int(state["outlying_updates"]), int(state["copied_at"])
         if self._outliers is not None:
             self._outliers.load_state_dict(state["outliers"])
-        self._sums, self._count = dict(state["sums"]), int(state["count"])
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
         self._largest_lag = int(state["largest_lag"])

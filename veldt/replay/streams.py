@@ -7,7 +7,8 @@ same stream is `key + S`. An actor with B environments owns B neighbouring colum
 Small fields (rewards, flags, actions, vector observations) are packed into one record per step, so that reading a step
 touches one cache line; large fields (frames) are arrays of their own.
 
-Recurrent states, which an actor carries along and only some rows need, stand beside the rows: one before every so many of them.
+Recurrent states, which an actor carries along and only some rows need, stand beside the rows, in rings of their own: where, a
+row's number says (`core.StateSchedule`).
 
 What a row means is the business of `veldt.data`; which rows may be read, of the table. This file only stores and gathers.
 """
@@ -15,12 +16,13 @@ What a row means is the business of `veldt.data`; which rows may be read, of the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 
-from veldt.core import Arena, Room, State
+from veldt.core import Arena, Room, State, StateSchedule
 from veldt.data import ArraySpec, Tree, tree_from_items, tree_items, tree_leaves, tree_map
 from veldt.errors import ResourceError
 
@@ -30,28 +32,25 @@ PACKED_BYTES = 256
 
 @dataclass(frozen=True)
 class Carried:
-    """The recurrent state of one stream, a tree of `ArraySpec` (None: there is none), kept from before every `period_steps`-th row."""
+    """The recurrent state of one stream, a tree of `ArraySpec` (None: there is none), and before which rows it is kept."""
 
     spec: Tree
-    period_steps: int
+    schedule: StateSchedule
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one state."""
-        return sum(leaf.nbytes for leaf in tree_leaves(self.spec))
-
-    def slots(self, rows: int) -> int:
-        """States that stand before any `rows` rows in a row, at most."""
-        return (rows - 1) // self.period_steps + 1
+        """Bytes of one state for each offset."""
+        each: int = sum(leaf.nbytes for leaf in tree_leaves(self.spec))
+        return len(self.schedule.offsets) * each
 
 
-NOTHING = Carried(None, 1)
+NOTHING = Carried(None, StateSchedule(1))
 
 
 def step_bytes(spec: dict[str, Tree], carried: Carried = NOTHING) -> int:
     """Bytes that one step of `spec` takes in a stream, padding and its share of a recurrent state included."""
     record, large = _layout(spec)
-    return record.itemsize + sum(leaf.nbytes for leaf in large.values()) + -(-carried.nbytes // carried.period_steps)
+    return record.itemsize + sum(leaf.nbytes for leaf in large.values()) + -(-carried.nbytes // carried.schedule.spacing_rows)
 
 
 def available_bytes() -> int | None:
@@ -129,7 +128,7 @@ class Streams:
         """
         self.spec, self.rows, self.columns, self.carried = spec, rows, columns, carried
         self.slots = rows * columns
-        self._state_slots = carried.slots(rows)
+        self._state_slots = carried.schedule.slots(rows)
         record, large = _layout(spec)
         self.nbytes = self.slots * step_bytes(spec) + self._state_slots * columns * carried.nbytes
         self.records: np.ndarray = arena.allocate(self.slots * record.itemsize).view(record)
@@ -142,18 +141,19 @@ class Streams:
             self.large[path] = array
             self._large_tensors[path] = torch.from_numpy(array.reshape(self.slots, -1))
         self._states: dict[str, np.ndarray] = {}
+        shape = len(carried.schedule.offsets), self._state_slots * columns
         for path, leaf in tree_items(carried.spec):
-            shape = (self._state_slots * columns, *leaf.shape)
-            self._states[path] = arena.allocate(self._state_slots * columns * leaf.nbytes).view(leaf.dtype).reshape(shape)
+            memory = arena.allocate(prod(shape) * leaf.nbytes) if shape[0] else np.empty(0, np.uint8)
+            self._states[path] = memory.view(leaf.dtype).reshape(*shape, *leaf.shape)
 
     def room_of(self, start: int, stop: int) -> Room:
         """Columns [start, stop), for their writer."""
         states = {
-            path: array.reshape(self._state_slots, self.columns, *array.shape[1:])[:, start:stop]
+            path: array.reshape(len(array), self._state_slots, self.columns, *array.shape[2:])[:, :, start:stop]
             for path, array in self._states.items()
         }
         carried = tree_from_items(self.carried.spec, states)
-        return Room(self.columns_of(start, stop), carried, self.carried.period_steps)
+        return Room(self.columns_of(start, stop), carried, self.carried.schedule)
 
     def columns_of(self, start: int, stop: int) -> dict[str, Tree]:
         """The fields of columns [start, stop), for their writer: a tree of arrays [rows, stop - start, ...]."""
@@ -180,19 +180,25 @@ class Streams:
         """Room for the gathered states of `count` items: a tree of tensors [count, ...]."""
         return tree_map(lambda leaf: torch.from_numpy(leaf.empty(count)), self.carried.spec)
 
-    def gather_states(self, keys: np.ndarray, out: Tree) -> None:
-        """Copies the states from before the rows of `keys` [K], at each of which one stands, into `out` (from `empty_states`)."""
+    def gather_states(self, keys: np.ndarray, out: Tree, offset: int) -> None:
+        """Copies the states from before the rows of `keys` [K] into `out` (from `empty_states`).
+
+        offset: which of the schedule's. Where none is kept, what comes means nothing.
+        """
+        if self.carried.spec is None:
+            return
+        schedule = self.carried.schedule
         row, column = np.divmod(keys, self.columns)
-        slots = row // self.carried.period_steps % self._state_slots * self.columns + column
+        slots = row // schedule.spacing_rows % self._state_slots * self.columns + column
         for source, room in zip(self._states.values(), tree_leaves(out), strict=True):
-            source.take(slots, axis=0, out=room.numpy(), mode="clip")
+            source[schedule.offsets.index(offset)].take(slots, axis=0, out=room.numpy(), mode="clip")
 
     def state_dict(self, written_rows: int) -> State:
         """The ring's bytes, only as far as it was ever written (`written_rows` rows)."""
         used_rows = min(written_rows, self.rows) * self.columns
         arrays: dict[str, Any] = {path: array[:used_rows] for path, array in self.large.items()}
-        used = min(self.carried.slots(written_rows), self._state_slots) * self.columns
-        states: dict[str, Any] = {path: array[:used] for path, array in self._states.items()}
+        used = min(self.carried.schedule.slots(written_rows), self._state_slots) * self.columns
+        states: dict[str, Any] = {path: array[:, :used] for path, array in self._states.items()}
         return {"records": self._record_words[:used_rows], "large": arrays, "states": states}
 
     def load_state_dict(self, state: State) -> None:
@@ -201,4 +207,4 @@ class Streams:
         for path, array in state["large"].items():
             self.large[path][: len(array)] = array
         for path, array in state["states"].items():
-            self._states[path][: len(array)] = array
+            self._states[path][:, : array.shape[1]] = array

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from veldt.core import UNROLLS_AHEAD, InitialPriorities, Place, State
-from veldt.data import Batch, Tree, tree_leaves
+from veldt.data import EPISODE_STEP, ArraySpec, Batch, Tree, tree_leaves
 from veldt.errors import ConfigError
 from veldt.replay.items import Items
 from veldt.replay.limiter import Limiter
@@ -64,10 +64,11 @@ class Table:
             ResourceError: the machine has less memory than `capacity_steps` need.
         """
         _refuse_contradictions(capacity_steps, batch_size, selector, limiter)
+        spec = {**spec, EPISODE_STEP: ArraySpec((), "int32")} if view.states.of_episodes else spec
         self._queue = isinstance(selector, Fifo)
         self._streams_per_actor, self._unroll_steps = streams, unroll_steps
         self._window = max(view.window_steps, initial_priorities.window_steps if initial_priorities else 0)
-        rows_needed = _rows_needed(self._window, unroll_steps, actors, streams, batch_size, selector)
+        rows_needed = _rows_needed(self._window, view.spread_steps, unroll_steps, actors, streams, batch_size, selector)
         self._kept_rows = -(-capacity_steps // (actors * streams))
         if self._kept_rows < rows_needed:
             written = f"items of {self._window} steps in batches of {batch_size}, written {unroll_steps} rows at a time"
@@ -76,14 +77,14 @@ class Table:
                 f"{written}, need {rows_needed}: use a capacity >= {rows_needed * actors * streams}"
             )
         # Beside the rows that items may start at: what is read before the oldest, and what an actor writes ahead of its commits.
-        self._history = max(frame_stack - 1, view.history_steps)
+        self._history = view.history_steps(frame_stack)
         self.rows = self._kept_rows + self._history + UNROLLS_AHEAD * unroll_steps + 1
-        carried = Carried(state, view.state_period_steps)
+        carried, place = Carried(state, view.states), place or Place()
         require_memory(spec, self.rows * actors * streams, carried)
-        place = place or Place()
         self._first_actor, self._arena = place.replica * actors, place.arena()
         self.streams = Streams(spec, self.rows, actors * streams, self._arena, carried)
-        self._fields = self.streams.columns_of(0, actors * streams)
+        fields = self.streams.columns_of(0, actors * streams)
+        self._flags = {name: fields[name] for name in ("first", "last", EPISODE_STEP) if name in fields}
         self.limiter = limiter.build(unroll_steps * streams, batch_size)
         self._items = Items(actors, self._kept_rows * streams)
         self._selector = selector.build(self._items, self.streams.slots, place.seeds("selector"))
@@ -166,20 +167,21 @@ class Table:
         self._ends[actor] = end
         self._ripe[actor] = max(end - self._window + 1, ripe)
         self._evict(actor, end)
-        first_column = actor * self._streams_per_actor
-        columns = slice(first_column, first_column + self._streams_per_actor)
-        last = self._fields["last"][:, columns]
+        first = actor * self._streams_per_actor
+        columns = np.arange(first, first + self._streams_per_actor)
+        flags = {name: field[:, first : first + self._streams_per_actor] for name, field in self._flags.items()}
         rows = np.arange(ripe, self._ripe[actor])
-        starts = self._view.starts(ripe, last[rows % self.rows])
-        if priorities is not None:
-            if len(priorities) < len(rows):
-                raise ValueError(f"{len(rows)} rows became whole, but only {len(priorities)} have priorities")
-            priorities = priorities[len(priorities) - len(rows) :][starts]
-        keys = (rows[:, None] * self.streams.columns + np.arange(columns.start, columns.stop))[starts]
-        if len(keys):
-            self._items.append(actor, keys)
-            self._selector.insert(actor, keys, priorities)
-        steps = int(np.count_nonzero(~last[np.arange(start, end) % self.rows]))
+        if len(rows):
+            starts = self._view.starts(rows, flags)
+            if priorities is not None:
+                if len(priorities) < len(rows):
+                    raise ValueError(f"{len(rows)} rows became whole, but only {len(priorities)} have priorities")
+                priorities = priorities[len(priorities) - len(rows) :][starts]
+            keys = (rows[:, None] * self.streams.columns + columns)[starts]
+            if len(keys):
+                self._items.append(actor, keys)
+                self._selector.insert(actor, keys, priorities)
+        steps = int(np.count_nonzero(~flags["last"][np.arange(start, end) % self.rows]))
         self.limiter.insert(steps, self._selector.can_select(self._batch_size))
 
     def _evict(self, actor: int, end: int) -> None:
@@ -265,14 +267,14 @@ def _refuse_contradictions(capacity_steps: int, batch_size: int, selector: Selec
         raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
 
 
-def _rows_needed(window: int, unroll: int, actors: int, streams: int, batch_size: int, selector: Selector) -> int:
+def _rows_needed(window: int, spread: int, unroll: int, actors: int, streams: int, batch_size: int, selector: Selector) -> int:
     """Rows a stream must keep so that both sides can always go on.
 
-    A random selector needs two rows that are whole, one of which may end an episode, beside an unroll under way. A queue
+    A random selector needs `spread` rows that are whole, of which one starts an item, beside an unroll under way. A queue
     whose actors all wait must hold the new items of a batch, of which one row of streams may be sampled in part.
     """
     if not isinstance(selector, Fifo):
-        return window + unroll
+        return window + unroll + spread - 2
     batch_size = selector.fresh(batch_size)
     sampled_in_part = streams - gcd(streams, batch_size)
     items = -(-(batch_size + sampled_in_part) // (actors * streams))
@@ -284,7 +286,7 @@ class TableInlet:
 
     def __init__(self, table: Table, actor: int) -> None:
         first = actor * table._streams_per_actor
-        self.rows, self.states, self.state_period_steps = table.streams.room_of(first, first + table._streams_per_actor)
+        self.rows, self.states, self.schedule = table.streams.room_of(first, first + table._streams_per_actor)
         self.ring_rows, self.end = table.rows, table.end(actor)
         self._table, self._actor = table, actor
 

@@ -79,7 +79,7 @@ class InletPort:
     """An actor's side of a memory in the home process: a `core.Inlet` with as much credit as it was given."""
 
     def __init__(self, link: MemoryLink, actor: int, send: Send) -> None:
-        self.rows, self.states, self.state_period_steps = link.ring.open()
+        self.rows, self.states, self.schedule = link.ring.open()
         self.ring_rows, self.end = link.ring.rows, link.end
         self._node, self._actor, self._send = link.node, actor, send
         self.credit = 0

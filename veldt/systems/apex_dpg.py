@@ -18,7 +18,8 @@ from veldt.errors import require_at_least
 from veldt.math.exploration import ConstantNoise
 from veldt.parts.optimizers import AdamConfig
 from veldt.program import Program
-from veldt.systems.apex import ApexShared, assemble
+from veldt.systems.apex import assemble
+from veldt.systems.apex_shared import ApexShared
 
 
 @dataclass(frozen=True)

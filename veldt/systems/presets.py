@@ -44,6 +44,23 @@ _SMALL_APEX: dict[str, Any] = {
     "learning_rate": 1e-3,
 }
 
+_SMALL_R2D2: dict[str, Any] = {
+    **_SMALL_APEX,
+    "hidden": (64,),
+    "lstm_units": 64,
+    "head_units": 64,
+    "sequence_steps": 20,
+    "overlap_steps": 10,
+    "burn_in_steps": 10,
+    "unroll_steps": 10,
+    "pull_period_steps": 10,
+    "samples_per_insert": 8.0,
+    "batch_size": 32,
+    "optimizer_epsilon": 1e-5,
+    "target_period_updates": 100,
+    "epsilon_base": 0.1,
+}
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "dqn": {
         "paper": PAPER,
@@ -222,6 +239,15 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "steps": 5_000_000,
             },
             fits="MinAtar/",
+        ),
+    },
+    "r2d2": {
+        "paper": PAPER,
+        "atari": Preset({"full_action_set": True, "eval_every_steps": 250_000}, fits="ALE/"),
+        "cartpole": Preset({**_SMALL_R2D2, "steps": 60_000}, fits="CartPole"),
+        "memory": Preset(
+            {**_SMALL_R2D2, "replay_steps": 200_000, "epsilon_base": 0.4, "steps": 300_000},
+            fits="MiniGrid-Memory|(.*:)?t_?maze",
         ),
     },
 }

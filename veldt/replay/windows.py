@@ -1,0 +1,138 @@
+"""Windows: the rows around items of a table, gathered from the streams for the views.
+
+Frame stacks are rebuilt here: they never cross an episode's start, and frames before it are zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from veldt.data import Tree, tree_from_items, tree_items
+from veldt.replay.streams import Streams
+
+
+class Window:
+    """The rows around K items: their records, and the observations at chosen rows with their stacks rebuilt."""
+
+    def __init__(self, streams: Streams, frame_stack: int, steps: int, count: int, history: int) -> None:
+        self.streams, self.stack, self.count = streams, frame_stack, count
+        self.history = max(history, frame_stack - 1)  # rows before the item: its first stack reaches back to them
+        self._offsets = np.arange(-self.history, steps + 1)[:, None] * streams.columns
+        self._records = streams.empty_records(len(self._offsets), count)
+        self._words = self._records.view(np.int64).reshape(self._records.size, -1)
+        self._items = np.arange(count)
+        self._back = np.arange(frame_stack - 1, -1, -1)
+        self._rooms: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
+
+    def load(self, keys: np.ndarray) -> np.ndarray:
+        """Gathers the records around `keys` [K]; those of the items' own rows, [steps + 1, K]."""
+        self._slots = keys % self.streams.slots
+        self.streams.gather_records(self._slots + self._offsets, self._records)
+        return self._records[self.history :]
+
+    def copy(self, name: str, out: np.ndarray, begin: int = 0) -> None:
+        """Copies the field `name` of the items' rows from `begin` on (-1: the one before) into `out` [R, K, ...]."""
+        if name in self.streams.large:
+            slots = self._slots + (begin + np.arange(len(out)))[:, None] * self.streams.columns
+            self.streams.gather_large(name, slots.reshape(-1), torch.from_numpy(out).flatten(0, 1))
+        else:
+            np.copyto(out, self._records[name][self.history + begin :][: len(out)])
+
+    def observe(self, rows: int | np.ndarray) -> Tree:
+        """What the agent saw at the first `rows` rows of the items, or at rows [R, K] of each: a tree of [R, K, ...]."""
+        spec = {"obs": self.streams.spec["obs"]}
+        paths = [path for path, _ in tree_items(spec)]
+        found = {path: self._large(path, rows) if path in self.streams.large else self._small(path, rows) for path in paths}
+        return tree_from_items(spec, found)["obs"]
+
+    def observe_episode(self, begin: int, rows: int, start: np.ndarray) -> Tree:
+        """What the agent saw at rows [begin, begin + rows) of items of one episode each: a tree of [rows, K, ...].
+
+        start: the row [K] that starts the item's episode, before its rows or among them; earlier frames are zeros.
+        """
+        spec = {"obs": self.streams.spec["obs"]}
+        return tree_from_items(spec, {path: self._frames(path, begin, rows, start) for path, _ in tree_items(spec)})["obs"]
+
+    def _frames(self, path: str, begin: int, rows: int, start: np.ndarray) -> torch.Tensor:
+        """The frames that the stacks of rows [begin, begin + rows) share, each gathered once, as stacks."""
+        count, earliest = self.stack - 1 + rows, begin - self.stack + 1
+        missing = earliest + np.arange(count) < start[:, None]
+        if path in self.streams.large:
+            room = self._room(path, (self.count, count))
+            slots = self._slots[:, None] + (earliest + np.arange(count)) * self.streams.columns
+            self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 1))
+            frames = room.transpose(0, 1)
+        else:
+            frames = torch.from_numpy(self._records[path][self.history + earliest :][:count])
+        if missing.any():
+            frames.numpy()[missing.T] = 0
+        if self.stack == 1:
+            return frames
+        return frames.unfold(0, self.stack, 1).movedim(-1, 2)
+
+    def _small(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
+        if self.stack == 1 and isinstance(rows, int):
+            return torch.from_numpy(self._records[path][self.history :][:rows])
+        at = self.history + self._each(rows)
+        if self.stack == 1:
+            return torch.from_numpy(self._picked(at, self._items)[path])
+        stacked = self._picked(at[:, :, None] - self._back, self._items[:, None])[path]
+        stacked[self._missing(rows)] = 0
+        return torch.from_numpy(stacked)
+
+    def _picked(self, at: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """The records at rows `at` of `items`, copied as whole words."""
+        words = self._words.take(at * self.count + items, axis=0, mode="clip")
+        records: np.ndarray = words.view(self._records.dtype)[..., 0]
+        return records
+
+    def _large(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
+        columns = self.streams.columns
+        if self.stack == 1:
+            at = self._each(rows)
+            room = self._room(path, at.shape)
+            self.streams.gather_large(path, (self._slots + at * columns).reshape(-1), room.flatten(0, 1))
+            return room
+        if isinstance(rows, int) and not self._records["first"][self.history + 1 :][: rows - 1].any():
+            return self._overlapping(path, rows)
+        at = self._each(rows)
+        room = self._room(path, (*at.shape, self.stack))
+        slots = self._slots[:, None] + (at[:, :, None] - self._back) * columns
+        self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 2))
+        missing = self._missing(rows)
+        if missing.any():
+            room.numpy()[missing] = 0
+        return room
+
+    def _overlapping(self, path: str, rows: int) -> torch.Tensor:
+        """The stacks of `rows` rows among which no episode starts: they share their frames, each gathered once."""
+        room = self._room(path, (self.count, self.stack - 1 + rows))
+        slots = self._slots[:, None] + np.arange(1 - self.stack, rows) * self.streams.columns
+        self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 1))
+        missing = self._missing(1)[0]
+        if missing.any():
+            room.numpy()[:, : self.stack][missing] = 0
+        frames = list(range(2, room.ndim))
+        return room.unfold(1, self.stack, 1).permute(1, 0, -1, *frames)
+
+    def _each(self, rows: int | np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.arange(rows)[:, None], (rows, self.count)) if isinstance(rows, int) else rows
+
+    def _room(self, path: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Memory for frames, `[*shape, ...]`, the same at every call."""
+        if (path, shape) not in self._rooms:
+            source = self.streams.large[path]
+            self._rooms[path, shape] = torch.from_numpy(np.empty((*shape, *source.shape[1:]), source.dtype))
+        return self._rooms[path, shape]
+
+    def _missing(self, rows: int | np.ndarray) -> np.ndarray:
+        """Which frames [R, K, stack] of the stacks at `rows` lie before their episode's start."""
+        first = self._records["first"]
+        own = len(first) - self.history
+        missing = np.zeros((own, self.count, self.stack), bool)
+        started = np.zeros((own, self.count), bool)
+        for back in range(1, self.stack):
+            started |= first[self.history - back + 1 :][:own]
+            missing[:, :, -1 - back] = started
+        return missing[:rows] if isinstance(rows, int) else missing[rows, self._items]
