@@ -35,7 +35,7 @@ REFUSALS: list[tuple[str, list[str], str]] = [
      "start_steps 50,000 leaves no step to learn in: the run has 1,000 steps"),
     ("unknown preset", [*CARTPOLE, "--preset", "cartpol"], "unknown preset 'cartpol'; did you mean 'cartpole'?"),
     ("unknown encoder", [*CARTPOLE, "--encoder", "nature"], "network 'nature' needs an image"),
-    ("unknown choice", [*CARTPOLE, "--config", "{tmp}/optimizer.yaml"], "optimizer must be one of 'rmsprop', 'adam', got 'sgd'"),
+    ("unknown choice", [*CARTPOLE, "--config", "{tmp}/optimizer.yaml"], "optimizer must be one of 'rmsprop', 'adam', 'adagrad', got 'sgd'"),
     ("no such config", [*CARTPOLE, "--config", "{tmp}/none.yaml"], "none.yaml cannot be read: No such file or directory"),
     ("config of another kind", [*CARTPOLE, "--config", "{tmp}/list.yaml"], "must be a mapping of settings, got list"),
     ("too much memory", [*CARTPOLE, "--replay-steps", "1e13"], "replay of 10,000,000,0"),

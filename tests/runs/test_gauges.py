@@ -38,7 +38,7 @@ def test_a_run_of_several_processes_is_measured(tmp_path):
     runtime = ProcessRuntime(program, seed=1, device="cpu", lockstep=False, stuck_seconds=60.0)
     replay, began = runtime.parts["replay"], time.monotonic()
     monitor = Monitor(
-        runtime.parts, [replay], [runtime.parts["parameters"]], RunOptions(steps=10_000_000, log_every_steps=100),
+        runtime.parts, [replay], runtime.parts["parameters"], RunOptions(steps=10_000_000, log_every_steps=100),
         MetricsTable(tmp_path / "metrics.csv"), Quiet(),
         frames_per_step=1, on_best=lambda evaluation: None, on_checkpoint=lambda: None,
     )  # fmt: skip

@@ -32,7 +32,8 @@ class ChaosReport:
     """All that was done, and how the run ended.
 
     evaluation_means: of the evaluations after the last fault, in order. processes_left: of the run, when it had ended.
-    descriptors_before, descriptors_after: of the run's main process, before the first fault and after the last one.
+    descriptors_before, descriptors_after: of the run's last main process, when it was first seen with all its workers, and after the
+        last fault.
     """
 
     system: str

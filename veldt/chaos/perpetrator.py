@@ -115,6 +115,7 @@ class Perpetrator:
             del os.environ[traces.MARK]
             theirs.close()
         self._sight = None
+        self.report.descriptors_before = self.report.descriptors_after = None
 
     def _pump(self) -> None:
         """Takes what the run tells; waits a tick if it tells nothing."""
@@ -328,7 +329,7 @@ class Perpetrator:
         if self._open or not self._settled() or self._pending is None:
             return
         report, count = self.report, traces.descriptors(self._process.pid or 0)
-        if count and not report.outcomes:
+        if count and (report.descriptors_before is None or not report.outcomes):
             report.descriptors_before = min(count, report.descriptors_before or count)
         elif count and not self._pending:
             report.descriptors_after = min(count, report.descriptors_after or count)

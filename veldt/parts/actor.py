@@ -68,7 +68,8 @@ class Actor:
         self._count, self._replicas = streams * place.replicas, place.replicas
         self._unroll_steps = unroll_steps
         self._sight = Sight(env, streams)
-        self._row = self._pulled_at = self._inlet.end
+        self._row = self._inlet.end
+        self._pulled_at = self._row - (pull_period_steps or 0)  # the first unroll of whoever follows another begins with a copy
         self.steps = self._inlet.end * streams
         self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None

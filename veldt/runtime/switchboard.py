@@ -163,7 +163,7 @@ class Switchboard:
     def _wait_for_all(self) -> None:
         """Waits until every worker has its turn again. Were the run to go on without one that is being started again, how many
         turns that one misses would be a matter of how long the start takes; so even a run with deaths can be repeated."""
-        while not all(worker.ready or worker.quarantined for worker in self.crew) and not self.stopping():
+        while not all((worker.alive and worker.ready) or worker.quarantined for worker in self.crew) and not self.stopping():
             self._pump(IDLE_SECONDS)
 
     def _give_one(self, worker: Supervised, node: str, actor: int) -> None:
