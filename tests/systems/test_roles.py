@@ -12,13 +12,13 @@ from veldt.runs.display import Quiet
 from veldt.runs.metrics import MetricsTable, read
 from veldt.runs.monitor import Monitor
 from veldt.runs.options import RunOptions
-from veldt.runtime.building import replicas_of
+from veldt.runtime.building import joined, replicas_of
 from veldt.runtime.inline import InlineRuntime
 
 
 def workers(replicas: int) -> Program:
     """Bundles of an actor, a memory and a learner of their own, around the weights of all: the wiring of A3C."""
-    program = actors_and_learner(replicas, corridor, evaluator=True)
+    program = actors_and_learner(1, corridor, evaluator=True)  # a table numbers the actors of all its replicas
     nodes = {node.name: node for node in program.nodes}
     experience, weights = replace(nodes["replay"], name="experience"), replace(nodes["parameters"], name="weights")
     links = {"memory": "experience", "parameters": "weights"}
@@ -31,8 +31,8 @@ def workers(replicas: int) -> Program:
 
 def monitored(program: Program, options: RunOptions, folder) -> tuple[InlineRuntime, Monitor]:
     runtime = InlineRuntime(program, seed=1, device="cpu")
-    memories, parameters = ([runtime.parts[name] for name in replicas_of(program, role)]
-                            for role in (program.memory, program.parameters))  # fmt: skip
+    memories = [runtime.parts[name] for name in replicas_of(program, program.memory)]
+    parameters = joined([runtime.parts[name] for name in replicas_of(program, program.parameters)])
     monitor = Monitor(
         runtime.parts, memories, parameters, options, MetricsTable(folder / "metrics.csv"), Quiet(),
         frames_per_step=1, on_best=lambda evaluation: None, on_checkpoint=lambda: None,
@@ -55,7 +55,7 @@ def test_roles_stay_when_a_program_is_changed():
 def test_steps_and_updates_are_those_of_all_workers_together_and_never_more_than_were_asked_for(tmp_path):
     runtime, monitor = monitored(workers(2), RunOptions(steps=3_000, log_every_steps=500), tmp_path)
     runtime.run(monitor.after_round)
-    monitor.conclude()
+    monitor.conclude(lambda: False)
     each = [runtime.parts[f"experience {worker}"].inserted_steps for worker in range(2)]
     assert monitor.steps == sum(each)
     assert min(each) > 1_000
