@@ -61,13 +61,13 @@ def test_200_updates_in_lockstep_give_the_weights_of_the_inline_runtime_bit_for_
 
 def test_even_a_run_with_deaths_can_be_repeated_in_lockstep(monkeypatch, tmp_path):
     """The others wait for an actor that is being started again: how long that takes must not show in the numbers."""
-    monkeypatch.setenv("VELDT_TEST_FAULTS", "actor 1: exit@301")
+    monkeypatch.setenv("VELDT_TEST_FAULTS", "actor 1: exit@201")
     runs = []
     for name in ("once", "again"):
         monkeypatch.setenv("VELDT_TEST_FOLDER", str(tmp_path / name))
         (tmp_path / name).mkdir()
         runtime = processes(apex_corridor(faulty, 2), lockstep=True)
-        runs.append(run_updates(runtime, 300))
+        runs.append(run_updates(runtime, 150))
         assert [worker.budget.deaths for worker in runtime.switchboard.crew] == [0, 1]
     (steps, weights), (steps_again, weights_again) = runs
     assert steps == steps_again

@@ -205,11 +205,12 @@ class EndlessEvaluation(Corridor):
 
 
 class SlowToMake(Corridor):
-    """Takes long to be made; leaves the file `being-made` in `VELDT_TEST_FOLDER`."""
+    """Takes long to be made, and then cannot be; leaves the file `being-made` in `VELDT_TEST_FOLDER`."""
 
     def __init__(self) -> None:
         Path(os.environ["VELDT_TEST_FOLDER"], "being-made").touch()
-        time.sleep(1_000)
+        time.sleep(120)
+        raise RuntimeError("nobody interrupted the toy while it was being made")
 
 
 def huge_reward() -> HugeReward:

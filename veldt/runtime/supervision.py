@@ -261,7 +261,7 @@ class Supervised:
             os.close(descriptor)
         assert self.channel is not None
         self.channel.close()
-        self._process, self.channel, self.inlets = None, None, {}
+        self._process, self.channel, self.inlets, self.ready = None, None, {}, False
         self.pace.may_write(time.monotonic(), False)
         return code
 

@@ -237,6 +237,7 @@ class Switchboard:
 
     def _start(self, worker: Supervised, index: int) -> None:
         self._board[f"heartbeat {index}"] = 0
+        self._publish()  # what it begins with does not depend on when the last regular publication was
         try:
             worker.start(self._launch(index))
         except OSError as error:
