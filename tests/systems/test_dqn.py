@@ -40,6 +40,23 @@ def same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> 
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def stopped_and_resumed_equals_whole(tmp_path: Path, command: list[str], signal_name: str = "SIGTERM") -> None:
+    """Runs `command` to its end, and again with a signal in its middle and a resume: nothing differs but wall times."""
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(arguments, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120)
+
+    whole = run(*command, "--out", str(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    stopped = run(*command, "--out", str(tmp_path / "parts"), VELDT_TEST_SIGNAL=signal_name, VELDT_TEST_SIGNAL_AT="1377")
+    assert stopped.returncode == {"SIGTERM": 143, "SIGINT": 130}[signal_name], stopped.stderr
+    assert f"resume with: veldt train --resume {tmp_path / 'parts'}" in stopped.stdout
+    resumed = run(sys.executable, "-m", "veldt.cli", "train", "--resume", str(tmp_path / "parts"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert same_weights(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"prioritized": True, "importance_anneal_updates": 300}, {"dueling": True, "double": False, "n_steps": 1}],
@@ -67,19 +84,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items() if name not in ("hidden", "quiet")]
     command = [sys.executable, "-m", "veldt.cli", "train", "dqn", "tests.systems.toys:interrupting", *flags]
     command += ["--quiet", "--prioritized"] if prioritized else ["--quiet"]
-
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(arguments, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120)
-
-    whole = run(*command, "--out", str(tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    stopped = run(*command, "--out", str(tmp_path / "parts"), VELDT_TEST_SIGNAL=signal_name, VELDT_TEST_SIGNAL_AT="1377")
-    assert stopped.returncode == {"SIGTERM": 143, "SIGINT": 130}[signal_name]
-    assert f"resume with: veldt train --resume {tmp_path / 'parts'}" in stopped.stdout
-    resumed = run(sys.executable, "-m", "veldt.cli", "train", "--resume", str(tmp_path / "parts"))
-    assert resumed.returncode == 0, resumed.stderr
-    assert same_weights(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    stopped_and_resumed_equals_whole(tmp_path, command, signal_name)
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 import torch
 
 import veldt
-from tests.systems.test_dqn import rows, same_weights, weights
+from tests.systems.test_dqn import rows, same_weights, stopped_and_resumed_equals_whole, weights
 from tests.systems.toys import Aim, Recall, TwoSwitches, corridor
 from veldt.envs.make import make_env_spec
 from veldt.errors import ConfigError
@@ -162,18 +160,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(tmp_path:
     flags = [f"--{name.replace('_', '-')}={str(value).lower()}" for name, value in settings.items()]
     command = [sys.executable, "-m", "veldt.cli", "train", "impala", "tests.systems.toys:interrupting", *flags]
     command += ["--quiet", "--last-inputs", "--forced-lag-updates=5"]
-
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(arguments, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120)
-
-    whole = run(*command, "--out", str(tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    stopped = run(*command, "--out", str(tmp_path / "parts"), VELDT_TEST_SIGNAL="SIGTERM", VELDT_TEST_SIGNAL_AT="1377")
-    assert stopped.returncode == 143, stopped.stderr
-    resumed = run(sys.executable, "-m", "veldt.cli", "train", "--resume", str(tmp_path / "parts"))
-    assert resumed.returncode == 0, resumed.stderr
-    assert same_weights(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    stopped_and_resumed_equals_whole(tmp_path, command)
 
 
 def test_without_its_unrolls_a_run_resumes_and_goes_on(tmp_path: Path) -> None:

@@ -7,20 +7,19 @@ taking its likeliest action (a Gaussian's mean): 1 in training, 0 in evaluation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import one_hot
 
 from veldt.core import Acted
-from veldt.data import ActionSpec, EnvSpec, Seen, Tree, Unroll, tree_map
+from veldt.data import EnvSpec, Seen, Tree, Unroll, tree_map
 from veldt.errors import ConfigError
 from veldt.networks.cores import LSTMCore
 from veldt.networks.encoders import make_encoder
 from veldt.networks.heads import ValueHead, make_policy_head
+from veldt.networks.last_inputs import LastInputs
 
 LOG_PROB = "log_prob"
 """The extra that the agent offers: float32 [B], the log-probability (or density) of the action under the policy that acted."""
@@ -58,25 +57,6 @@ class Answers(NamedTuple):
 
     policy: torch.Tensor
     value: torch.Tensor
-
-
-class LastInputs(nn.Module):
-    """The last action and reward as features: one-hot of all components, or the numbers of a box; all zeros where `first`."""
-
-    def __init__(self, action: ActionSpec, reward_clip: float | None) -> None:
-        super().__init__()
-        self._sizes, self._clip = action.sizes, reward_clip
-        self._discrete = action.kind != "box"
-        self.features = (sum(action.sizes) if self._discrete else prod(action.shape)) + 1
-
-    def forward(self, action: torch.Tensor, reward: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """Action [N, ...], float32 reward [N], bool first [N] -> float32 [N, features]."""
-        flat = action.reshape(len(reward), -1)
-        if self._discrete:
-            flat = torch.cat([one_hot(one, size) for one, size in zip(flat.unbind(1), self._sizes, strict=True)], dim=1)
-        clipped = reward if self._clip is None else reward.clamp(-self._clip, self._clip)
-        inputs = torch.cat([flat.float(), clipped.unsqueeze(1)], dim=1)
-        return inputs.masked_fill(first.unsqueeze(1), 0.0)
 
 
 class ActorCriticAgent(nn.Module):
@@ -123,7 +103,7 @@ class ActorCriticAgent(nn.Module):
         Extras: log_prob [B], the log-probability of the action under the sampled policy.
         """
         device = self._probe.device  # the weights may have moved to where they are published
-        rows = tree_map(lambda leaf: torch.from_numpy(leaf).to(device).unsqueeze(0), dict(zip(Seen._fields, seen, strict=True)))
+        rows = tree_map(lambda leaf: torch.from_numpy(leaf).to(device).unsqueeze(0), seen._asdict())
         carried = tree_map(lambda leaf: torch.from_numpy(leaf).to(device), state)
         features, after = self._features(**rows, state=carried)
         policy = self.policy(features[0])

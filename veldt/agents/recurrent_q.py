@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from veldt.agents.actor_critic import LastInputs
 from veldt.core import Acted
 from veldt.data import EnvSpec, Seen, Tree, tree_map
 from veldt.errors import ConfigError
@@ -21,6 +20,7 @@ from veldt.math.exploration import epsilon_greedy
 from veldt.networks.cores import LSTMCore
 from veldt.networks.encoders import make_encoder
 from veldt.networks.heads import DuelingHead
+from veldt.networks.last_inputs import LastInputs
 
 
 @dataclass(frozen=True)

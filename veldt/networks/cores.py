@@ -23,18 +23,12 @@ class LSTMCore(nn.Module):
 
     def __init__(self, features: int, units: int) -> None:
         super().__init__()
-        self.units = units
         self.lstm = nn.LSTM(features, units)
 
     @staticmethod
     def state_spec(units: int) -> dict[str, ArraySpec]:
         """What one stream carries from row to row."""
         return {"c": ArraySpec((units,), "float32"), "h": ArraySpec((units,), "float32")}
-
-    def initial_state(self, batch_size: int) -> State:
-        """Zeros, on the weights' device."""
-        weight = next(self.parameters())
-        return {"c": weight.new_zeros(batch_size, self.units), "h": weight.new_zeros(batch_size, self.units)}
 
     def forward(self, inputs: torch.Tensor, state: State, first: torch.Tensor) -> tuple[torch.Tensor, State]:
         """Reads T rows: the outputs, float32 [T, B, units], and the state after the last one.

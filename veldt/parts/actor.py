@@ -88,9 +88,8 @@ class Actor:
     def _begin_behind(self, step: TimeStep) -> None:
         """Episodes that begin out of turn, at `step`: the row under way keeps its observation and becomes the last of its own."""
         self._restart = step
-        self._episode_step = np.zeros_like(
-            self._episode_step
-        )  # of an episode whose beginning may be unknown; no state is kept there
+        # Of an episode whose beginning may be unknown; no state is kept there.
+        self._episode_step = np.zeros_like(self._episode_step)
 
     def _observe(self, step: TimeStep, action: np.ndarray | None = None) -> None:
         """Writes the observation and flags of the row to act at next, to which `action` led."""
@@ -99,8 +98,8 @@ class Actor:
             room[row] = leaf
         self._fields["first"][0][row] = step.first
         self._fields["last"][0][row] = step.last
-        self._episode_step = np.where(step.first, np.int32(0), self._episode_step + 1)
         if EPISODE_STEP in self._fields:
+            self._episode_step = np.where(step.first, np.int32(0), self._episode_step + 1)
             self._fields[EPISODE_STEP][0][row] = self._episode_step
         self._seen = self._sight.see(step, action)
 
@@ -229,7 +228,9 @@ class Actor:
         self._follower.load_state_dict(state["weights"])
         self._pulled_at, self._lags = int(state["pulled_at"]), list(state["lags"])
         self._state = state["state"]
-        self._episode_step = state["episode_step"] - np.int32(1)  # the row to act at is observed once more
+        self._episode_step = state["episode_step"]
+        if EPISODE_STEP in self._fields:
+            self._episode_step = self._episode_step - np.int32(1)  # the row to act at is observed once more
         step = self._env.load_state_dict(state["env"])
         if state["env"] is None or state["restart"]:
             self._begin_behind(step)

@@ -138,6 +138,7 @@ class Supervised:
         self.quarantined = False
         self.ever_ready = False
         self.ready = False
+        """Whether its process lives and has built its parts."""
         self.failed: Failed | None = None
         self.report: Report | None = None
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)

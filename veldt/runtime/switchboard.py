@@ -163,7 +163,7 @@ class Switchboard:
     def _wait_for_all(self) -> None:
         """Waits until every worker has its turn again. Were the run to go on without one that is being started again, how many
         turns that one misses would be a matter of how long the start takes; so even a run with deaths can be repeated."""
-        while not all((worker.alive and worker.ready) or worker.quarantined for worker in self.crew) and not self.stopping():
+        while not all(worker.ready or worker.quarantined for worker in self.crew) and not self.stopping():
             self._pump(IDLE_SECONDS)
 
     def _give_one(self, worker: Supervised, node: str, actor: int) -> None:
@@ -300,7 +300,7 @@ class Switchboard:
     @contextmanager
     def paused(self) -> Iterator[dict[str, State]]:
         """The states of the parts of all workers that answer; they do nothing until the block ends."""
-        asked = [worker for worker in self.crew if worker.alive and worker.ready]
+        asked = [worker for worker in self.crew if worker.ready]
         for worker in asked:
             self._order(worker, Pause())
         until = time.monotonic() + PAUSE_SECONDS
@@ -329,7 +329,7 @@ class Switchboard:
         worker, asked = part.worker, None
         self._publish()
         while not worker.quarantined and not stopping():
-            if worker.alive and worker.ready and asked != worker.pid:
+            if worker.ready and asked != worker.pid:
                 self._order(worker, Conclude(part.name))
                 asked = worker.pid
             if isinstance(worker.reply, Concluded):
