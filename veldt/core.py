@@ -46,6 +46,7 @@ class Place:
     adding an actor does not change what the others do.
 
     life: how many processes have been this replica before, so that a successor does not repeat its predecessor's luck.
+    past_steps: agent steps that those inserted into a memory that died with them: schedules go on behind them.
     arena: makes the arena of one part; memory that other processes are to see comes from there.
     """
 
@@ -54,6 +55,7 @@ class Place:
     seed: int = 0
     device: str = "cpu"
     life: int = 0
+    past_steps: int = 0
     arena: Callable[[], Arena] = PrivateArena
 
     def seeds(self, role: str) -> np.random.SeedSequence:
@@ -243,6 +245,7 @@ class Memory(StepCount, Protocol):
         """What would make an insert of `actor`, or with None a sample, possible, in words and numbers."""
 
 
+@runtime_checkable
 class RunMemory(StepCount, Protocol):
     """A memory as its run sees it: it counts steps, takes no more than it is told, and shows how full it is."""
 
@@ -296,16 +299,27 @@ class Parameters(Protocol):
     def pull(self, held: Versions) -> Weights | None:
         """The weights as they are now; None if they are those that whoever asks has, of versions `held`."""
 
+    def can_push(self) -> bool:
+        """Whether gradients would be taken now."""
+
     def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
         """Takes gradients computed at the versions `based_on`, to apply them; False if they are not all finite: nothing happens."""
 
 
 @runtime_checkable
+class Shareable(Protocol):
+    """A part in memory that processes share: sent to one that is being started, it is the same part there."""
+
+    def of(self, user: int) -> Any:
+        """The part for replica number `user` of those that are linked to it."""
+
+
 class Shard(Protocol):
     """One slice of the weights, which changes by itself. Whoever is linked to the shards is linked to what `join` makes of them."""
 
-    version: int
-    """Updates of this slice."""
+    @property
+    def version(self) -> int:
+        """Updates of this slice."""
 
     size: int
     device: str
@@ -316,8 +330,20 @@ class Shard(Protocol):
     def read(self, into: torch.Tensor) -> int:
         """Copies the slice `into` a vector [size]: one whole version; which one."""
 
+    def can_push(self) -> bool:
+        """Whether a gradient would be taken now."""
+
     def push(self, gradient: torch.Tensor, based_on: int) -> None:
         """Takes a gradient [size], which is the caller's again, computed at version `based_on`; dropped if that is too old or never was."""
+
+
+class OwnedShard(Shard, Protocol):
+    """A shard where it lives: it can be kept and restored by its version and its tensors."""
+
+    version: int
+
+    tensors: Mapping[str, torch.Tensor]
+    """All that it is beside its version, in place: the `slice` [size], and what its optimiser keeps."""
 
 
 @runtime_checkable

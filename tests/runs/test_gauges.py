@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 90.0
 
 
 def test_a_maximum_is_the_largest_of_all_reports_since_it_was_read():
-    part = RemotePart(Supervised("actor 0", "actor", RESTARTS), "actor 0")
+    part = RemotePart(Supervised("actor 0", "actor", RESTARTS, "some"), "actor 0")
     for lag in (1.0, 5.0, 2.0):
         values = {"policy_lag_updates": lag, "policy_lag_updates_max": lag}
         part.take(Report({"actor 0": {}}, {"actor 0": values}, resident_bytes=0))

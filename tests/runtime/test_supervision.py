@@ -91,7 +91,7 @@ def test_nobody_is_called_slow_too_early(one, peers, now):
 
 
 def died(code: int, **noted) -> str:
-    worker = Supervised("actor 3", "actor", RESTARTS)
+    worker = Supervised("actor 3", "actor", RESTARTS, "some")
     for name, value in noted.items():
         setattr(worker, name, value)
     return worker.describe_death(code)

@@ -121,6 +121,37 @@ class LinearEpsilon:
 
 
 @dataclass(frozen=True)
+class DrawnEpsilon:
+    """From `start` at step 0, linear over `steps`, to an end that each stream draws: `ends[k]` with chance `chances[k]`.
+
+    A stream's draw depends on its place alone: it is the same in every run, whoever plays the actor.
+    Source: Mnih et al. 2016, section 5.1 (ends 0.1, 0.01 and 0.5 with chances 0.4, 0.3 and 0.3, over four million frames).
+    """
+
+    start: float
+    ends: tuple[float, ...]
+    chances: tuple[float, ...]
+    steps: int
+
+    def __post_init__(self) -> None:
+        for value in (self.start, *self.ends, *self.chances):
+            _must_be_probability("epsilon", value)
+        if len(self.ends) != len(self.chances) or abs(sum(self.chances) - 1) > 1e-9:
+            raise ConfigError(f"epsilon ends {self.ends} need one chance each, of sum 1, got {self.chances}")
+        _must_go_forward("epsilon", 0, self.steps)
+
+    def __call__(self, step: int, index: np.ndarray, count: int) -> np.ndarray:
+        """Float32 [B], by the place of each stream."""
+        end = np.array([self._end(int(place)) for place in index])
+        done = min(1.0, step / self.steps) if self.steps else 1.0
+        return (self.start + done * (end - self.start)).astype(np.float32)
+
+    def _end(self, place: int) -> float:
+        drawn = np.random.Generator(np.random.PCG64(place)).random()
+        return self.ends[int(np.searchsorted(np.cumsum(self.chances)[:-1], drawn, side="right"))]
+
+
+@dataclass(frozen=True)
 class EpsilonLadder:
     """One constant epsilon per stream: base^(1 + power i / (N - 1)), i = 0 .. N-1; `base` if there is one stream.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from veldt.core import Agent, InitialPriorities, Inlet, Memory, Parameters, Place, State
+from veldt.core import Acted, Agent, InitialPriorities, Inlet, Memory, Parameters, Place, State
 from veldt.data import EPISODE_STEP, STEP_FIELDS, WEIGHTS_VERSION, EnvSpec, Episode, TimeStep, tree_leaves
 from veldt.math.exploration import Exploration
 from veldt.parts.parameters import Follower
@@ -35,6 +35,7 @@ class Actor:
         pull_period_steps: int | None,
         initial_priorities: InitialPriorities | None,
         max_lag_updates: int | None,
+        acts_ahead: bool = False,
         memory: Memory,
         parameters: Parameters,
         place: Place,
@@ -47,6 +48,8 @@ class Actor:
         pull_period_steps: steps of each stream between two copies of the weights, at least; None follows every update.
         initial_priorities: how to rate new items, where the memory wants that; made of recorded extras.
         max_lag_updates: unrolls acted with weights that are more updates old than this, when they end, are dropped.
+        acts_ahead: the action at the row after an unroll is chosen, and written, before the unroll is committed, and really taken
+            afterwards: Sarsa learns from it.
         memory: has an inlet for each actor.
         parameters: where the weights come from.
         place: which actor of how many this is, and its seeds.
@@ -70,7 +73,7 @@ class Actor:
         self._sight = Sight(env, streams)
         self._row = self._inlet.end
         self._pulled_at = self._row - (pull_period_steps or 0)  # the first unroll of whoever follows another begins with a copy
-        self.steps = self._inlet.end * streams
+        self.steps = self._inlet.end * streams + place.past_steps
         self.seconds = {"inference": 0.0, "environment": 0.0, "writing streams": 0.0}
         self._restart: TimeStep | None = None
         self._fields = {name: tree_leaves(value) for name, value in self._inlet.rows.items()}
@@ -79,6 +82,8 @@ class Actor:
         self._episode_step = np.zeros(streams, np.int32)
         self._state = self._agent.initial_state(streams)
         self._state_rooms = tree_leaves(self._inlet.states)
+        self._acts_ahead = acts_ahead
+        self._chosen: Acted | None = None
         step = self._env.reset()
         if self._row == 0:
             self._observe(step)
@@ -87,7 +92,7 @@ class Actor:
 
     def _begin_behind(self, step: TimeStep) -> None:
         """Episodes that begin out of turn, at `step`: the row under way keeps its observation and becomes the last of its own."""
-        self._restart = step
+        self._restart, self._chosen = step, None
         # Of an episode whose beginning may be unknown; no state is kept there.
         self._episode_step = np.zeros_like(self._episode_step)
 
@@ -116,6 +121,9 @@ class Actor:
             self._seen = self._sight.recall(self._inlet.rows, self._row)
         for _ in range(self._unroll_steps):
             self._advance(exploration)
+        if self._acts_ahead:
+            self._chosen = self._act(exploration)
+            self._fields["action"][0][self._row % self._inlet.ring_rows] = self._chosen.action
         written = time.perf_counter()
         rows = np.arange(start, self._row) % self._inlet.ring_rows
         if WEIGHTS_VERSION in self._fields:
@@ -151,8 +159,8 @@ class Actor:
         if self._state_rooms:
             self._keep_states()
         started = time.perf_counter()
-        acted = self._agent.act(self._seen, self._state, exploration, self._random)
-        self._state = acted.state
+        acted = self._chosen or self._act(exploration)
+        self._chosen, self._state = None, acted.state
         inferred = time.perf_counter()
         step = self._env.step(acted.action) if self._restart is None else self._restart
         self._restart = None
@@ -170,6 +178,10 @@ class Actor:
         seconds["inference"] += inferred - started
         seconds["environment"] += stepped - inferred
         seconds["writing streams"] += time.perf_counter() - stepped
+
+    def _act(self, exploration: np.ndarray) -> Acted:
+        """What the agent does at the current row."""
+        return self._agent.act(self._seen, self._state, exploration, self._random)
 
     def _keep_states(self) -> None:
         """Writes what the agent carries into the row to act at, where the schedule wants it."""
@@ -219,6 +231,7 @@ class Actor:
             "weights": self._follower.state_dict(),
             "pulled_at": self._pulled_at,
             "lags": list(self._lags),
+            "chosen": None if self._chosen is None else self._chosen._asdict(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -228,6 +241,7 @@ class Actor:
         self._follower.load_state_dict(state["weights"])
         self._pulled_at, self._lags = int(state["pulled_at"]), list(state["lags"])
         self._state = state["state"]
+        self._chosen = None if state["chosen"] is None else Acted(**state["chosen"])
         self._episode_step = state["episode_step"]
         if EPISODE_STEP in self._fields:
             self._episode_step = self._episode_step - np.int32(1)  # the row to act at is observed once more

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +69,9 @@ class Play:
 
 class Evaluator:
     """Evaluates `episodes` greedy episodes at every multiple of `period_steps` agent steps."""
+
+    uses: ClassVar[Mapping[str, str]] = {"memory": "counts"}
+    """What the runtime must know: of a memory it only asks for steps."""
 
     def __init__(
         self,

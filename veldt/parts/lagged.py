@@ -50,6 +50,10 @@ class LaggedParameters:
         oldest = self._kept[0]
         return oldest if oldest.versions != held else None
 
+    def can_push(self) -> bool:
+        """Whether the parameters themselves take gradients now."""
+        return self._parameters.can_push()
+
     def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
         """Gradients go to the parameters themselves."""
         return self._parameters.push(gradients, based_on)

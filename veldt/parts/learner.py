@@ -6,9 +6,9 @@ It knows neither the memory's kind nor the parameters': a queue or a replay, its
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -32,6 +32,9 @@ class Learner:
     On a GPU the next batch is sampled and copied while the device computes, so it does not see the priorities of the update
     under way, and a checkpoint forgets it: it counts as sampled and is not learned from.
     """
+
+    uses: ClassVar[Mapping[str, str]] = {"memory": "samples"}
+    """What the runtime must know: batches are drawn from a memory in the same process."""
 
     def __init__(
         self,
@@ -86,12 +89,12 @@ class Learner:
                 torch._foreach_copy_(buffers, list(self._online.buffers()))
 
     def step(self) -> bool:
-        """One update; False if the memory has no batch to give.
+        """One update; False if the memory has no batch to give, or the parameters take no gradients yet.
 
         Raises:
             Diverged: loss or gradients were not finite `MAX_BAD_UPDATES` times in a row.
         """
-        batch = self._next_batch()
+        batch = self._next_batch() if self._parameters.can_push() else None
         if batch is None:
             return False
         started, before = time.perf_counter(), self.seconds["sampling replay"]
@@ -181,7 +184,9 @@ class Learner:
             )
 
     def waiting_for(self) -> str:
-        """What the memory lacks."""
+        """What the memory lacks, or that the last gradients have not been taken yet."""
+        if not self._parameters.can_push():
+            return "parameters: the last gradients to be taken"
         return self._memory.waiting_for()
 
     def metrics(self) -> dict[str, float]:

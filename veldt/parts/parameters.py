@@ -50,6 +50,10 @@ class LocalParameters:
         """The tensors themselves, not copies: who follows them sees each update as it happens."""
         return Weights((self.version,), self._tensors) if held != (self.version,) else None
 
+    def can_push(self) -> bool:
+        """Always."""
+        return True
+
     def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
         """Applies `gradients`, in the order of the agent's parameters, at once; False, and nothing is done, if they are not all finite."""
         if not scale_down([gradient for gradient in gradients if gradient is not None], self._max_gradient_norm):

@@ -8,9 +8,7 @@ cuts gradients. It knows no learner: any agent's gradients can be applied here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,43 +18,8 @@ from veldt.core import Place, Shard, State
 from veldt.data import Versions, Weights
 from veldt.errors import ConfigError, require_at_least
 from veldt.math.exploration import LinearSchedule
-from veldt.parts.parameters import load_optimizer, pack_optimizer, scale_down
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the parameters of an agent lie in one vector, and what else belongs to its weights.
-
-    shapes: of the parameters, by name, in the agent's order; buffers: tensors that no gradient changes.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    buffers: Mapping[str, torch.Tensor]
-    dtype: torch.dtype
-
-    @staticmethod
-    def of(agent: nn.Module) -> Layout:
-        """The layout of `agent`. Raises `ConfigError` if its parameters are of several types: they must fit one vector."""
-        dtypes = {parameter.dtype for parameter in agent.parameters()}
-        if len(dtypes) != 1:
-            raise ConfigError(f"sharded parameters must all be of one type, got {sorted(map(str, dtypes))}")
-        shapes = {name: tuple(parameter.shape) for name, parameter in agent.named_parameters()}
-        buffers = {name: buffer.detach().clone() for name, buffer in agent.named_buffers()}
-        return Layout(shapes, buffers, dtypes.pop())
-
-    @property
-    def size(self) -> int:
-        """Numbers in the vector."""
-        return sum(map(prod, self.shapes.values()))
-
-    def bounds(self, shard: int, shards: int) -> tuple[int, int]:
-        """Where the slice of `shard` begins and ends."""
-        return self.size * shard // shards, self.size * (shard + 1) // shards
-
-    def views(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The parameters by name, in the memory of `vector` [size]."""
-        pieces = torch.split(vector, [prod(shape) for shape in self.shapes.values()])
-        return {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+from veldt.parts.layout import Layout, gather, optimizer_tensors
+from veldt.parts.parameters import scale_down
 
 
 class ParameterShard:
@@ -97,6 +60,7 @@ class ParameterShard:
         self.size, self.device = end - begin, place.device
         self.max_gradient_norm = max_gradient_norm
         self.optimizer: torch.optim.Optimizer = optimizer.build([self._slice])
+        self.tensors = {"slice": self._slice, **optimizer_tensors(self.optimizer, self._slice)}
         self._max_staleness, self._learning_rate = max_staleness_updates, learning_rate
         self.version = self.stale_gradients = self.rejected_gradients = 0
         self._ages: list[int] = []
@@ -110,6 +74,10 @@ class ParameterShard:
         """Copies the slice `into` a vector [size]; its version."""
         into.copy_(self._slice)
         return self.version
+
+    def can_push(self) -> bool:
+        """Always: a gradient is applied at once."""
+        return True
 
     def push(self, gradient: torch.Tensor, based_on: int) -> None:
         """Applies `gradient` [size], computed at version `based_on`, unless that is too long ago or has not been."""
@@ -141,11 +109,7 @@ class ParameterShard:
         """The slice, its version and its optimiser, copied: the shard may go on."""
         return {
             "version": self.version,
-            "slice": self._slice.clone(),
-            "optimizer": {
-                index: {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
-                for index, values in pack_optimizer(self.optimizer).items()
-            },
+            "tensors": {name: tensor.clone() for name, tensor in self.tensors.items()},
             "stale_gradients": self.stale_gradients,
             "rejected_gradients": self.rejected_gradients,
         }
@@ -153,8 +117,8 @@ class ParameterShard:
     def load_state_dict(self, state: State) -> None:
         """Goes on where `state_dict` was taken."""
         self.version = int(state["version"])
-        self._slice.copy_(state["slice"])
-        load_optimizer(self.optimizer, state["optimizer"])
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state["tensors"][name])
         self.stale_gradients, self.rejected_gradients = int(state["stale_gradients"]), int(state["rejected_gradients"])
 
 
@@ -188,19 +152,18 @@ class ShardedParameters:
         versions = tuple(version for version in self._read if version is not None)
         return Weights(versions, self._tensors) if versions != held else None
 
+    def can_push(self) -> bool:
+        """Whether every shard takes its slice now."""
+        return all(shard.can_push() for shard in self._shards)
+
     def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
         """Hands each shard its slice of `gradients`, with its version in `based_on`; False if they are not all finite.
 
         A parameter without gradient has gradient 0. Whether a shard finds its slice too old, only the shard knows.
         """
-        with torch.no_grad():
-            for room, gradient in zip(self._gradients, gradients, strict=True):
-                if gradient is None:
-                    room.zero_()
-                else:
-                    room.copy_(gradient)
-            if not scale_down([self._gradient], self._max_gradient_norm):
-                return False
+        gather(gradients, self._gradients)
+        if not scale_down([self._gradient], self._max_gradient_norm):
+            return False
         for shard, piece, version in zip(self._shards, self._slices, based_on, strict=True):
             shard.push(piece, version)
         return True

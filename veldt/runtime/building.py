@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from veldt.core import Arena, Place
@@ -32,17 +32,27 @@ def joined(parts: Sequence[Any]) -> Any:
     return parts[0] if len(parts) == 1 else list(parts)
 
 
-def build(program: Program, bundles: Sequence[Bundle], *, seed: int, device: str, arena: Callable[[], Arena]) -> dict[str, Any]:
+def build(
+    program: Program,
+    bundles: Sequence[Bundle],
+    *,
+    seed: int,
+    device: str,
+    arena: Callable[[], Arena],
+    outside: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """All parts of `bundles`, by label, each built after those it is linked to.
 
-    A link leads to the neighbour in the same replica, or to all replicas there are, as `joined` has them.
+    A link leads to the neighbour in the same replica, or to all replicas there are, as `joined` has them. Those of parts that
+    are not built here are taken from `outside`, by label.
     """
     parts: dict[str, Any] = {}
 
     def behind(bundle: Bundle, target: str, replica: int) -> Any:
         if program.bundle_of(target) is bundle:
             return parts[label(target, replica, bundle.replicas)]
-        return joined([parts[name] for name in replicas_of(program, target)])
+        everything = {**(outside or {}), **parts}
+        return joined([everything[name] for name in replicas_of(program, target)])
 
     for node in program.build_order():
         bundle = program.bundle_of(node.name)

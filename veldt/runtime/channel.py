@@ -85,10 +85,11 @@ class Channel:
             del self._incoming[:start]
         yield from messages
 
-    def wait(self, seconds: float) -> bool:
-        """Waits until something has arrived or the other end is gone; False if the time ran out before."""
+    def wait(self, seconds: float, *others: Any) -> bool:
+        """Waits until something has arrived here or at one of `others`, or the other end is gone; False if the time ran out before."""
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
+        for readable in (self._socket, *others):
+            poll.register(readable, select.POLLIN)
         return self.closed or bool(poll.poll(1000 * seconds))
 
     def close(self) -> None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from veldt.core import Ring
+from veldt.core import Ring, Shareable
 from veldt.data import Versions, Weights
+from veldt.runtime.docks import Dock, ShardPort
 from veldt.runtime.shared import Board, Publication
 
 Send = Callable[[Any], None]
@@ -129,9 +130,68 @@ class ParametersPort:
             return None
         return Weights((self._publication.read(self._tensors),), self._tensors)
 
+    def can_push(self) -> bool:
+        """Never: gradients do not travel to the home process."""
+        return False
+
     def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
         """Refused: gradients do not travel to the home process."""
         raise NotImplementedError("only parts in the home process push gradients to these parameters")
+
+
+@dataclass(frozen=True)
+class SharedLink:
+    """A part whose memory is shared, for replica number `user` of those linked to it."""
+
+    part: Shareable
+    user: int
+
+    def open(self, board: Board, send: Send) -> Any:
+        """The part."""
+        return self.part.of(self.user)
+
+
+@dataclass(frozen=True)
+class ShardsLink:
+    """The docks of all shards, for user number `user` of each."""
+
+    docks: tuple[Dock, ...]
+    user: int
+
+    def open(self, board: Board, send: Send) -> Any:
+        """What the shards' class joins their ports into."""
+        return self.docks[0].join([ShardPort(dock, self.user) for dock in self.docks])
+
+
+@dataclass(frozen=True)
+class CountLink:
+    """Memories in other worker processes, by label, for those who only count their steps."""
+
+    labels: tuple[str, ...]
+
+    def open(self, board: Board, send: Send) -> Any:
+        """Their counters."""
+        return [StepCounter(label, board) for label in self.labels]
+
+
+class StepCounter:
+    """The steps of a memory in another process: a `core.StepCount`."""
+
+    def __init__(self, label: str, board: Board) -> None:
+        self._label, self._board = label, board
+
+    @property
+    def inserted_steps(self) -> int:
+        """Agent steps inserted since the run began."""
+        return self._board[steps_of(self._label)]
+
+
+Link = MemoryLink | ParametersLink | SharedLink | ShardsLink | CountLink
+
+
+def most_of(node: str) -> str:
+    """The bound of a memory's steps on the board."""
+    return f"{node} most steps"
 
 
 def steps_of(node: str) -> str:

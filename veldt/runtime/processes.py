@@ -1,7 +1,7 @@
 """The process runtime: one process for each bundle replica, beside the home process.
 
-Home is where the bundle is that other bundles are linked to: the learning side. It runs the scheduler loop with one more
-worker in it, the *switchboard*, which takes the messages of all other processes and hands out credit; when no part can go
+Home is where the bundle is that other bundles are linked to, mostly the learning side (`veldt.runtime.placement`). It runs the
+scheduler loop with one more worker in it, the *switchboard*, which takes the messages of all other processes and hands out credit; when no part can go
 on, the loop waits there, on all channels and all deaths at once.
 
     worker processes                         home process
@@ -10,7 +10,11 @@ on, the loop waits there, on all channels and all deaths at once.
               <------------ credit (channel) switchboard <- replay.can_insert
               <--------- publication (shared) parameters <- learner
 
-No lock is shared. A worker that is killed costs its unfinished unroll; its successor continues its ring.
+Where a bundle has a learner and a memory of its own (A3C, Gorila), its worker runs the whole loop: weights and gradients go
+through memory that is shared on purpose, or through the docks of shards (`veldt.runtime.docks`), counters through the board.
+
+No lock is shared. A worker that is killed costs its unfinished unroll; its successor continues its ring. One with a memory of
+its own costs that memory.
 """
 
 from __future__ import annotations
@@ -18,17 +22,29 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from veldt.core import Parameters, Place, Saved, State, Worker, Writable
+from veldt.core import Parameters, Place, Saved, Shareable, State, Worker, Writable
 from veldt.errors import ConfigError
-from veldt.program import Bundle, Program
+from veldt.program import Bundle, Node, Program
 from veldt.runtime import scheduler
-from veldt.runtime.building import build, label, labelled
-from veldt.runtime.ports import MemoryLink, ParametersLink, steps_of, version_of
-from veldt.runtime.remote import RemotePart
+from veldt.runtime.building import build, label, labelled, replicas_of
+from veldt.runtime.docks import Dock
+from veldt.runtime.placement import Placement, class_of, is_shard
+from veldt.runtime.ports import (
+    CountLink,
+    Link,
+    MemoryLink,
+    ParametersLink,
+    ShardsLink,
+    SharedLink,
+    most_of,
+    steps_of,
+    version_of,
+)
+from veldt.runtime.remote import RemoteActor, RemoteEvaluator, RemoteMemory, RemotePart, RemoteShard
 from veldt.runtime.shared import Board, Publication, SharedArena
 from veldt.runtime.supervision import RESTARTS, RestartLimits, Supervised, require_descriptors
 from veldt.runtime.switchboard import Switchboard
@@ -64,60 +80,123 @@ class ProcessRuntime:
         restarts: how often a worker may die and be replaced.
 
         Raises:
-            ConfigError: the program has more than one bundle that others are linked to.
+            ConfigError: a part needs more of one in another process than a link can carry, or `lockstep` a learner at home.
             ResourceError: this process may not open the descriptors that the workers take, or memory cannot be shared.
         """
         torch.manual_seed(seed)
         self._program, self._seed = program, seed
-        home = _home(program)
+        self._placement = placement = Placement.of(program)
+        if lockstep and not placement.learns_at_home:
+            raise ConfigError("lockstep needs the learner in the home process; to repeat this run, use --runtime inline")
+        require_descriptors(len(placement.workers))
+        crew = [Supervised(_worker_label(*one), one[0].name, restarts, _vital(one[0])) for one in placement.workers]
+        self._docks = self._make_docks()
         self._arenas: list[SharedArena] = []
-        self._home = build(program, (home,), seed=seed, device=device, arena=self._new_arena)
-        self._remote = [
-            (bundle, replica) for bundle in program.bundles if bundle is not home for replica in range(bundle.replicas)
+        remote_memories = [
+            name for bundle, replica in placement.workers for name, node in _parts_of(bundle, replica) if _counts(node)
         ]
-        require_descriptors(len(self._remote))
-        heartbeats = [f"heartbeat {index}" for index in range(len(self._remote))]
+        heartbeats = [f"heartbeat {index}" for index in range(len(crew))]
+        self._board = Board(
+            [*map(steps_of, remote_memories), *map(most_of, remote_memories), *heartbeats, *self._home_counters()]
+        )
+        self._remote = {
+            name: self._remote_part(crew[index], name, node, bundle, replica)
+            for index, (bundle, replica) in enumerate(placement.workers)
+            for name, node in _parts_of(bundle, replica)
+        }
+        self._home = build(program, placement.home, seed=seed, device=device, arena=self._new_arena, outside=self._remote)
         memories = {name: part for name, part in self._home.items() if isinstance(part, Writable)}
         parameters = {name: part for name, part in self._home.items() if isinstance(part, Parameters)}
-        self._board = Board([*map(steps_of, memories), *map(version_of, parameters), *heartbeats])
-        self._publications = {name: _publish_first(part) for name, part in parameters.items()}
-        crew = [Supervised(_worker_label(bundle, replica), bundle.name, restarts) for bundle, replica in self._remote]
-        remote_parts = {
-            name: RemotePart(member, name)
-            for member, (bundle, replica) in zip(crew, self._remote, strict=True)
-            for name in labelled(bundle, replica)
+        self._publications = {
+            name: _publish_first(part) for name, part in parameters.items() if not isinstance(part, Shareable)
         }
         self.switchboard = Switchboard(
-            crew, remote_parts, self._launch, memories, parameters, self._publications, self._board,
+            crew, self._remote, self._launch, memories, parameters, self._publications, self._board,
+            [dock.bells[len(crew)] for dock in self._docks.values()], self._progress,
             lockstep=lockstep, stuck_seconds=stuck_seconds, stall_seconds=stall_seconds,
         )  # fmt: skip
-        self.parts: dict[str, Any] = {**remote_parts, **self._home, "ports": self.switchboard}
+        self.parts: dict[str, Any] = {**self._remote, **self._home, "ports": self.switchboard}
         self._workers: dict[str, Worker] = {"ports": self.switchboard}
-        self._workers |= {name: self._home[name] for name in labelled(home, 0) if isinstance(self._home[name], Worker)}
+        self._workers |= {name: self._home[name] for name in placement.home_labels() if isinstance(self._home[name], Worker)}
         self._states: dict[str, State] = {}
 
     def _new_arena(self) -> SharedArena:
         self._arenas.append(SharedArena())
         return self._arenas[-1]
 
+    def _home_counters(self) -> list[str]:
+        """What the board counts of parts at home."""
+        names = [
+            name for bundle in self._placement.home for node in bundle.nodes for name in replicas_of(self._program, node.name)
+        ]
+        return [*map(steps_of, names), *map(version_of, names)]
+
+    def _make_docks(self) -> dict[str, Dock]:
+        """A dock for each shard, by label. Its users are all workers, and home. The shard that is built for it is not the one that runs."""
+        workers = self._placement.workers
+        docks = {}
+        for bundle, replica in workers:
+            for name, node in _parts_of(bundle, replica):
+                if is_shard(node):
+                    shard = node.make(place=Place(replica, bundle.replicas, self._seed))
+                    docks[name] = Dock(shard, class_of(node).join, len(workers) + 1)
+        return docks
+
+    def _remote_part(self, worker: Supervised, name: str, node: Node, bundle: Bundle, replica: int) -> RemotePart:
+        """The part called `name`, which `node` makes in the process of `worker`, as it is seen from here."""
+        if name in self._docks:
+            return RemoteShard(worker, name, self._docks[name], len(self._placement.workers))
+        if _counts(node):
+            return RemoteMemory(worker, name, self._board)
+        if hasattr(class_of(node), "pop_evaluations"):
+            return RemoteEvaluator(worker, name)
+        if not hasattr(class_of(node), "pop_episodes"):
+            return RemotePart(worker, name)
+        own = [memory for memory, other in _parts_of(bundle, replica) if _counts(other)]
+        return RemoteActor(worker, name, (lambda: self._board[steps_of(own[0])]) if own else (lambda: worker.inserted_steps))
+
+    def _progress(self) -> tuple[int, ...]:
+        """Steps of all memories and versions of all parameters: if they stand still, nothing moves."""
+        parts = [*self._remote.values(), *self._home.values()]
+        steps = [part.inserted_steps for part in parts if hasattr(part, "inserted_steps")]
+        return (*steps, *(part.version for part in parts if hasattr(part, "version")))
+
     def _launch(self, index: int) -> Launch:
         """What worker number `index` needs to know now."""
-        bundle, replica = self._remote[index]
-        nodes = tuple(
-            (label(node.name, replica, bundle.replicas), node) for node in self._program.build_order() if node in bundle.nodes
-        )
-        names = {node.name for _, node in nodes}
-        targets = {target for _, node in nodes for target in node.links.values() if target not in names}
-        links = {target: self._link(target, replica) for target in targets}
+        bundle, replica = self._placement.workers[index]
+        mine = _parts_of(bundle, replica)
+        order = [node.name for node in self._program.build_order()]
+        nodes = tuple(sorted(mine, key=lambda one: order.index(one[1].name)))
+        own = {node.name for _, node in nodes}
+        targets = {target for _, node in nodes for target in node.links.values() if target not in own}
+        links = {target: self._link(target, replica, index) for target in targets}
+        users = [name for target in targets for name in replicas_of(self._program, target) if name in self._docks]
+        docks = {name: self._docks[name] for name, _ in nodes if name in self._docks}
+        bells = (*(self._docks[name].bells[index] for name in users), *(dock.bell for dock in docks.values()))
+        memories = [part for name, _ in nodes if isinstance(part := self._remote[name], RemoteMemory)]
+        past = sum(memory.inserted_steps for memory in memories if memory.name not in self._states)
         # Plain bytes: given as tensors, `multiprocessing` would leave a shared memory file open for each of them.
         states = pickle.dumps({name: self._states.pop(name) for name, _ in nodes if name in self._states})
-        place = Place(replica, bundle.replicas, self._seed, life=self.switchboard.crew[index].budget.deaths)
-        return Launch(_worker_label(bundle, replica), nodes, place, links, self._board, f"heartbeat {index}", states)
+        replays = pickle.dumps({part.name: part.replay for part in memories if part.replay is not None or part.refills})
+        for memory in memories:
+            memory.replay, memory.refills = None, False
+        life = self.switchboard.crew[index].budget.deaths
+        place = Place(replica, bundle.replicas, self._seed, life=life, past_steps=past)
+        name = _worker_label(bundle, replica)
+        return Launch(name, nodes, place, links, bells, docks, self._board, f"heartbeat {index}", states, replays)
 
-    def _link(self, node: str, replica: int) -> MemoryLink | ParametersLink:
+    def _link(self, node: str, replica: int, index: int) -> Link:
+        """The way to `node` for parts of worker number `index`, which are replica number `replica` of theirs."""
+        labels = replicas_of(self._program, node)
+        if labels[0] in self._docks:
+            return ShardsLink(tuple(self._docks[name] for name in labels), index)
+        if labels[0] not in self._home:
+            return CountLink(tuple(labels))
         part = self._home[node]
         if isinstance(part, Writable):
             return MemoryLink(node, part.ring(replica), part.end(replica))
+        if isinstance(part, Shareable):
+            return SharedLink(part, replica)
         if isinstance(part, Parameters):
             return ParametersLink(node, self._publications[node])
         raise ConfigError(f"node {node!r} cannot be reached from another process")
@@ -146,7 +225,8 @@ class ProcessRuntime:
         """The state of every part that has one. No row is written and no weight changed until the block ends."""
         with self.switchboard.paused() as remote:
             home = {name: part.state_dict() for name, part in self._home.items() if isinstance(part, Saved)}
-            yield {**self._states, **remote, **home, "torch_random": torch.get_rng_state()}
+            steps = {name: part.inserted_steps for name, part in self._remote.items() if isinstance(part, RemoteMemory)}
+            yield {**self._states, **remote, **home, "inserted_steps": steps, "torch_random": torch.get_rng_state()}
 
     def load_state_dict(self, state: State) -> None:
         """Goes on where `snapshot` was taken; before `run`."""
@@ -154,7 +234,12 @@ class ProcessRuntime:
             if isinstance(part, Saved):
                 part.load_state_dict(state[name])
         torch.set_rng_state(state["torch_random"])
-        self._states = {name: state[name] for name in self.parts if name in state and name not in self._home}
+        self._states = {name: state[name] for name in self._remote if name in state}
+        for name, steps in state["inserted_steps"].items():
+            self._board[steps_of(name)] = steps
+        for name, dock in self._docks.items():
+            if name in state:
+                dock.restore(state[name])
 
     def kill(self) -> int:
         """Kills all processes at once; how many there were."""
@@ -168,24 +253,25 @@ class ProcessRuntime:
                 part.close()
         for arena in self._arenas:
             arena.close()
-        for publication in self._publications.values():
-            publication.close()
-        self._board.close()
+        for shared in (*self._publications.values(), *self._docks.values(), self._board):
+            shared.close()  # type: ignore[attr-defined]
 
 
-def _home(program: Program) -> Bundle:
-    """The bundle that others are linked to; the first, if none is."""
-    served = {
-        program.bundle_of(target).name
-        for name, _, target in program.edges()
-        if program.bundle_of(target) is not program.bundle_of(name)
-    }
-    if len(served) > 1:
-        raise ConfigError(f"bundles {', '.join(sorted(served))} are all linked to from others: only one can be at home")
-    home = next((bundle for bundle in program.bundles if bundle.name in served), program.bundles[0])
-    if home.replicas > 1:
-        raise ConfigError(f"bundle {home.name!r} is replicated and linked to from others")
-    return home
+def _parts_of(bundle: Bundle, replica: int) -> list[tuple[str, Node]]:
+    """The label and node of each part of one replica, in declared order."""
+    return list(zip(labelled(bundle, replica), bundle.nodes, strict=True))
+
+
+def _counts(node: Node) -> bool:
+    """Whether `node` makes memories, which count steps."""
+    return hasattr(class_of(node), "inserted_steps")
+
+
+def _vital(bundle: Bundle) -> Literal["each", "some", "no"]:
+    """Without a slice of the weights there is no run, and none without actors."""
+    if any(map(is_shard, bundle.nodes)):
+        return "each"
+    return "some" if any(hasattr(class_of(node), "pop_episodes") for node in bundle.nodes) else "no"
 
 
 def _worker_label(bundle: Bundle, replica: int) -> str:

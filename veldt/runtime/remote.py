@@ -1,11 +1,15 @@
-"""A part in another process, as the home process sees it: what it reported, and what is known of its worker."""
+"""Parts in other processes, as the home process sees them: what they reported, what the board counts, what is known of their worker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from veldt.core import State
 from veldt.data import Episode
+from veldt.runtime.docks import Dock, ShardPort
+from veldt.runtime.ports import most_of, steps_of
+from veldt.runtime.shared import Board
 from veldt.runtime.supervision import Supervised
 from veldt.runtime.worker import Events, Report
 
@@ -18,17 +22,10 @@ class RemotePart:
         self.seconds: dict[str, float] = {}
         self._metrics: dict[str, float] = {}
         self._maxima: dict[str, float] = {}
-        self._episodes: list[Episode] = []
-        self._evaluations: list[Any] = []
-        self.conclude: Callable[[Callable[[], bool]], None] = lambda stopping: None
-        """Lets the part finish what it has begun, and waits for it unless the run is `stopping`. Set by the switchboard."""
 
     def take(self, message: Events | Report) -> None:
         """Notes what the part reported."""
-        if isinstance(message, Events):
-            self._episodes += message.episodes
-            self._evaluations += message.evaluations
-        else:
+        if isinstance(message, Report):
             self.seconds = message.seconds.get(self.name, {})
             values = message.metrics.get(self.name, {})
             self._metrics |= values
@@ -47,14 +44,29 @@ class RemotePart:
         return self.worker.label
 
     @property
-    def steps(self) -> int:
-        """Agent steps that its process, and those before it, inserted since this one began."""
-        return self.worker.inserted_steps
-
-    @property
     def restarts(self) -> int:
         """How often its process was replaced."""
         return self.worker.budget.deaths
+
+
+class RemoteActor(RemotePart):
+    """An actor."""
+
+    def __init__(self, worker: Supervised, name: str, steps: Callable[[], int]) -> None:
+        super().__init__(worker, name)
+        self._episodes: list[Episode] = []
+        self._steps = steps
+
+    def take(self, message: Events | Report) -> None:
+        """Notes what the actor reported."""
+        super().take(message)
+        if isinstance(message, Events):
+            self._episodes += message.episodes
+
+    @property
+    def steps(self) -> int:
+        """Agent steps that its process, and those before it, inserted since this one began."""
+        return self._steps()
 
     @property
     def lag_updates(self) -> float | None:
@@ -66,7 +78,82 @@ class RemotePart:
         episodes, self._episodes = self._episodes, []
         return episodes
 
+
+class RemoteEvaluator(RemotePart):
+    """An evaluator."""
+
+    def __init__(self, worker: Supervised, name: str) -> None:
+        super().__init__(worker, name)
+        self._evaluations: list[Any] = []
+        self.conclude: Callable[[Callable[[], bool]], None] = lambda stopping: None
+        """Lets the part finish what it has begun, and waits for it unless the run is `stopping`. Set by the switchboard."""
+
+    def take(self, message: Events | Report) -> None:
+        """Notes what the evaluator reported."""
+        super().take(message)
+        if isinstance(message, Events):
+            self._evaluations += message.evaluations
+
     def pop_evaluations(self) -> list[Any]:
         """The evaluations that were finished since the last call."""
         evaluations, self._evaluations = self._evaluations, []
         return evaluations
+
+
+class RemoteMemory(RemotePart):
+    """A memory whose actors and learner live with it: a `core.RunMemory`."""
+
+    def __init__(self, worker: Supervised, name: str, board: Board) -> None:
+        super().__init__(worker, name)
+        self._board = board
+        self.insert_steps = self.capacity_steps = 0
+        self.samples_per_insert: float | None = None
+        self.samples_per_insert_asked: float | None = None
+        self.replay: State | None = None
+        """What its first process begins with."""
+        self.refills = False
+        """Whether its first process begins with empty streams, although the run has begun."""
+        self.fetch: Callable[[RemotePart], State] = lambda part: {}
+        """Asks the process for the replay. Set by the switchboard."""
+
+    def take(self, message: Events | Report) -> None:
+        """Notes what the memory reported."""
+        super().take(message)
+        if isinstance(message, Report) and self.name in message.memories:
+            self.insert_steps, self.capacity_steps, self.samples_per_insert, self.samples_per_insert_asked = message.memories[
+                self.name
+            ]
+
+    @property
+    def inserted_steps(self) -> int:
+        """Agent steps inserted since the run began, also into those that died."""
+        return self._board[steps_of(self.name)]
+
+    @property
+    def most_steps(self) -> int:
+        """See `core.RunMemory`."""
+        return self._board[most_of(self.name)]
+
+    @most_steps.setter
+    def most_steps(self, steps: int) -> None:
+        self._board[most_of(self.name)] = steps
+
+    def replay_state_dict(self) -> State:
+        """The experience itself. While the processes pause."""
+        return self.fetch(self)
+
+    def load_replay_state_dict(self, state: State) -> None:
+        """The experience that its process will begin with."""
+        self.replay = state
+
+    def refill(self) -> None:
+        """Its process will begin with empty streams."""
+        self.refills = True
+
+
+class RemoteShard(RemotePart, ShardPort):
+    """A shard of the parameters, as its user `user` at home sees it."""
+
+    def __init__(self, worker: Supervised, name: str, dock: Dock, user: int) -> None:
+        RemotePart.__init__(self, worker, name)
+        ShardPort.__init__(self, dock, user)

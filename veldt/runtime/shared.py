@@ -131,6 +131,41 @@ class Board:
         self._open()
 
 
+class Bell:
+    """Wakes a process that waits. Whoever it was sent to may ring it; who is rung hears it until it is silenced."""
+
+    def __init__(self) -> None:
+        self._ears, self._hand = os.pipe()
+        for end in (self._ears, self._hand):
+            os.set_blocking(end, False)
+
+    def ring(self) -> None:
+        """Never waits: a bell that is full rings already."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._hand, b"!")
+
+    def silence(self) -> None:
+        """Until the next ring."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._ears, 4096):
+                pass
+
+    def fileno(self) -> int:
+        """What to wait on."""
+        return self._ears
+
+    def close(self) -> None:
+        """Gives the descriptors back."""
+        for end in (self._ears, self._hand):
+            os.close(end)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"ears": reduction.DupFd(self._ears), "hand": reduction.DupFd(self._hand)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._ears, self._hand = state["ears"].detach(), state["hand"].detach()
+
+
 class Publication:
     """One version of the weights at a time, in two buffers: written beside the one that is read, then flipped.
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from veldt.errors import ResourceError
 from veldt.runtime.channel import Channel
@@ -126,13 +126,14 @@ def slower_than_peers(pace: Pace, peers: Sequence[Pace], now: float) -> float | 
 class Supervised:
     """One worker, through all the processes that play its part one after the other."""
 
-    def __init__(self, label: str, bundle: str, limits: RestartLimits) -> None:
-        self.label, self.bundle = label, bundle
+    def __init__(self, label: str, bundle: str, limits: RestartLimits, vital: Literal["each", "some", "no"]) -> None:
+        """`vital`: whether the run needs each worker of this bundle, or at least one, or none."""
+        self.label, self.bundle, self.vital = label, bundle, vital
         self.budget = RestartBudget(limits)
         self.pace = Pace()
         self.said_slow = False
         self.writes = False
-        """Whether any of its processes asked for leave to write: without such workers a run gets no further."""
+        """Whether any of its processes asked for leave to write."""
         self.starts_at: float | None = 0.0
         """When to start (`time.monotonic()`); None while it runs, and for ever if it is quarantined."""
         self.quarantined = False

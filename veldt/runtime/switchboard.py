@@ -16,8 +16,8 @@ from typing import Any
 from veldt.core import Parameters, State, Worker, Writable
 from veldt.errors import RunError, WorkersLost
 from veldt.runtime.ports import Commit, Credit, OpenInlet, steps_of, version_of
-from veldt.runtime.remote import RemotePart
-from veldt.runtime.shared import Board, Publication
+from veldt.runtime.remote import RemoteEvaluator, RemoteMemory, RemotePart
+from veldt.runtime.shared import Bell, Board, Publication
 from veldt.runtime.supervision import Supervised, in_words
 from veldt.runtime.telling import Stall, doings, slow_ones
 from veldt.runtime.worker import (
@@ -30,9 +30,11 @@ from veldt.runtime.worker import (
     Pause,
     Paused,
     Ready,
+    Replay,
     Report,
     Said,
     Stop,
+    TellReplay,
     raise_again,
 )
 
@@ -61,6 +63,8 @@ class Switchboard:
         parameters: Mapping[str, Parameters],
         publications: Mapping[str, Publication],
         board: Board,
+        bells: Sequence[Bell],
+        counts: Callable[[], tuple[int, ...]],
         *,
         lockstep: bool,
         stuck_seconds: float,
@@ -71,17 +75,22 @@ class Switchboard:
         self._publications, self._board = publications, board
         self._lockstep, self._stuck_seconds = lockstep, stuck_seconds
         self._selector = selectors.DefaultSelector()
+        for bell in bells:
+            self._selector.register(bell, selectors.EVENT_READ, (bell, "bell"))
         self.say: Callable[[str], None] = print
         self.stopping: Callable[[], bool] = lambda: False
         """Whether the run is to end after this round: then nothing is waited for."""
         self._ahead = dict.fromkeys(memories, 0)
         """Credit for each memory that was given and not spent, over all workers."""
-        self._stall = Stall(memories, parameters, stall_seconds)
+        self._stall = Stall(counts, stall_seconds)
         self.seconds = {"waiting for actors": 0.0}
         self._looked = self._published = 0.0
         self._closed = False
         for part in parts.values():
-            part.conclude = lambda stopping, part=part: self._conclude(part, stopping)  # type: ignore[misc]
+            if isinstance(part, RemoteEvaluator):
+                part.conclude = lambda stopping, part=part: self._conclude(part, stopping)  # type: ignore[misc]
+            elif isinstance(part, RemoteMemory):
+                part.fetch = self._fetch_replay
 
     # ---- the loop ----------------------------------------------------------------------------------------------------------
 
@@ -125,6 +134,8 @@ class Switchboard:
                 self._receive(worker)
             elif kind == "output":
                 worker.read_output()
+            elif kind == "bell":
+                worker.silence()
             else:
                 ended.append(worker)
         for worker in ended:
@@ -138,10 +149,10 @@ class Switchboard:
             self._board[version_of(name)] = parameters.version
 
     def _publish(self) -> None:
-        for name, parameters in self._parameters.items():
-            weights = parameters.pull((self._publications[name].version,))
+        for name, publication in self._publications.items():
+            weights = self._parameters[name].pull((publication.version,))
             if weights is not None:
-                self._publications[name].publish(weights)
+                publication.publish(weights)
 
     # ---- credit ------------------------------------------------------------------------------------------------------------
 
@@ -198,7 +209,7 @@ class Switchboard:
             self._parts[message.part].take(message)
         elif isinstance(message, Report):
             worker.report = message
-            for name in message.seconds:
+            for name in message.metrics:
                 self._parts[name].take(message)
         elif isinstance(message, OpenInlet):
             worker.inlets[message.node, message.actor] = 0
@@ -209,7 +220,7 @@ class Switchboard:
             self.say(f"warning: {message.text}")
         elif isinstance(message, Failed):
             worker.failed = message
-        elif isinstance(message, Paused | Concluded):
+        elif isinstance(message, Paused | Concluded | Replay):
             worker.reply = message
 
     # ---- life and death ----------------------------------------------------------------------------------------------------
@@ -291,9 +302,10 @@ class Switchboard:
             self.say(f"{how}; replaced, {healthy}")
             return
         self.say(f"{how}; {worker.label} {worker.budget.why}; not restarting, {healthy}")
-        if lost and any(other.writes for other in peers):
+        if worker.vital == "each" or (lost and worker.vital == "some"):
             deaths = sum(other.budget.deaths for other in peers)
-            raise WorkersLost(f"0/{len(peers)} {worker.bundle}s; giving up after {deaths - len(peers)} restarts. Last: {how}")
+            healthy = f"{sum(not other.quarantined for other in peers)}/{len(peers)}"
+            raise WorkersLost(f"{healthy} {worker.bundle}s; giving up after {deaths - len(peers)} restarts. Last: {how}")
 
     # ---- orders ------------------------------------------------------------------------------------------------------------
 
@@ -318,6 +330,18 @@ class Switchboard:
             for worker in asked:
                 if worker.channel is not None:
                     worker.channel.send(Go())
+
+    def _fetch_replay(self, part: RemotePart) -> State:
+        """The experience of a memory whose process is paused; nothing if it does not answer."""
+        worker = part.worker
+        if worker.alive and isinstance(worker.reply, Paused | Replay):
+            self._order(worker, TellReplay(part.name))
+            self._wait_for_reply(worker)
+        return worker.reply.state if isinstance(worker.reply, Replay) else {}
+
+    def _wait_for_reply(self, worker: Supervised) -> None:
+        while worker.alive and worker.reply is None and not self.stopping():
+            self._pump(LOOK_SECONDS)
 
     def _order(self, worker: Supervised, order: Any) -> None:
         worker.reply = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from veldt.core import Parameters, Worker, Writable
+from veldt.core import Worker, Writable
 from veldt.runtime.supervision import Supervised, slower_than_peers
 
 
@@ -44,15 +44,15 @@ def slow_ones(crew: Sequence[Supervised], now: float) -> Iterator[str]:
 class Stall:
     """Notices that neither steps nor updates have been made for long, and says so, again and again until they are."""
 
-    def __init__(self, memories: Mapping[str, Writable], parameters: Mapping[str, Parameters], seconds: float) -> None:
-        self._memories, self._parameters, self._seconds = memories, parameters, seconds
+    def __init__(self, counts: Callable[[], tuple[int, ...]], seconds: float) -> None:
+        """`counts`: the steps of all memories and the versions of all parameters, wherever they are."""
+        self._counts, self._seconds = counts, seconds
         self._seen: tuple[int, ...] = ()
         self._since = self._told = 0.0
 
     def look(self, workers: Mapping[str, Worker], stuck_seconds: float, say: Callable[[str], None], now: float) -> None:
         """Says who waits for what, with the counters, and what would end it, if nothing has moved for long."""
-        steps = [memory.inserted_steps for memory in self._memories.values()]
-        seen = (*steps, *(parameters.version for parameters in self._parameters.values()))
+        seen = self._counts()
         if seen != self._seen:
             self._seen, self._since, self._told = seen, now, now
         if now - self._told > self._seconds:

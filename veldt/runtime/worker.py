@@ -31,13 +31,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 
-from veldt.core import Place, Saved, State, Worker
+from veldt.core import Place, RunMemory, Saved, State, Worker
 from veldt.errors import VeldtError
 from veldt.program import Node
 from veldt.runtime import scheduler
 from veldt.runtime.channel import Channel
-from veldt.runtime.ports import Credit, MemoryLink, MemoryPort, ParametersLink
-from veldt.runtime.shared import Board
+from veldt.runtime.docks import Dock, ShardServer
+from veldt.runtime.ports import Credit, Link, MemoryLink, MemoryPort, most_of, steps_of
+from veldt.runtime.shared import Bell, Board
 
 REPORT_SECONDS = 0.5
 """Between two reports of a worker, and between two looks of its watching thread."""
@@ -62,10 +63,12 @@ class Events(NamedTuple):
 
 
 class Report(NamedTuple):
-    """From a worker: seconds spent and metrics of its parts, and the memory that the process holds."""
+    """From a worker: seconds spent and metrics of its parts, of its memories (steps of a commit, steps kept, samples per insert, and
+    what was asked for), and the bytes that the process holds."""
 
     seconds: dict[str, dict[str, float]]
     metrics: dict[str, dict[str, float]]
+    memories: dict[str, tuple[int, int, float | None, float | None]]
     resident_bytes: int
 
 
@@ -89,6 +92,12 @@ class Paused(NamedTuple):
     states: dict[str, State]
 
 
+class Replay(NamedTuple):
+    """From a paused worker: the experience in one of its memories."""
+
+    state: State
+
+
 class Concluded(NamedTuple):
     """From a worker: `part` has concluded; its events came before."""
 
@@ -97,6 +106,12 @@ class Concluded(NamedTuple):
 
 class Pause(NamedTuple):
     """To a worker: tell your state, and wait."""
+
+
+class TellReplay(NamedTuple):
+    """To a paused worker: tell the experience in memory `part`."""
+
+    part: str
 
 
 class Go(NamedTuple):
@@ -115,16 +130,23 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True)
 class Launch:
-    """What a worker needs to know. `nodes` are in build order; `links` are those that leave its bundle; `states`: the pickled states of
-    its parts, by label, from which they go on."""
+    """What a worker needs to know.
+
+    nodes: in build order, by label. links: those that leave its bundle, by the node they lead to. bell: wakes it up, if anybody
+    needs to. docks: of the shards among its parts, by label. states, replays: pickled, by label, what parts go on from; a replay
+    that is None is filled anew.
+    """
 
     label: str
     nodes: tuple[tuple[str, Node], ...]
     place: Place
-    links: Mapping[str, MemoryLink | ParametersLink]
+    links: Mapping[str, Link]
+    bells: tuple[Bell, ...]
+    docks: Mapping[str, Dock]
     board: Board
     heartbeat: str
     states: bytes
+    replays: bytes
 
 
 class Connection:
@@ -183,22 +205,49 @@ class _Work:
     def __init__(self, launch: Launch, channel: Channel) -> None:
         self._launch, self._channel, self._board = launch, channel, launch.board
         warnings.showwarning = self._show_warning  # type: ignore[assignment]
-        ports = {node: link.open(launch.board, channel.send) for node, link in launch.links.items()}
+        self._ports = {
+            node: link.open(self._board, channel.send) for node, link in launch.links.items() if isinstance(link, MemoryLink)
+        }
         self._workers: dict[str, Worker] = {}
         self._waited = 0.0
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        self._inlets = {node: port.inlets for node, port in ports.items() if isinstance(port, MemoryPort)}
-        built: dict[str, Any] = {}
-        self.parts: dict[str, Any] = {}
-        for label, node in launch.nodes:
-            behind = {port: built.get(target, ports.get(target)) for port, target in node.links.items()}
-            built[node.name] = self.parts[label] = node.make(place=launch.place, **behind)
-        for label, state in pickle.loads(launch.states).items():
-            self.parts[label].load_state_dict(state)
+        self._inlets = {node: port.inlets for node, port in self._ports.items() if isinstance(port, MemoryPort)}
+        self.parts = self._build()
+        self._memories: dict[str, Any] = {name: part for name, part in self.parts.items() if isinstance(part, RunMemory)}
+        # What died with the processes before this one was inserted too.
+        self._past = {name: self._board[steps_of(name)] - part.inserted_steps for name, part in self._memories.items()}
         self._workers = {name: part for name, part in self.parts.items() if isinstance(part, Worker)}
+        self._workers |= {name: ShardServer(self.parts[name], dock) for name, dock in launch.docks.items()}
+        self._count()
         self._reported = time.perf_counter()
         self._stopping = self._obeyed = False
         self._concluding: str | None = None
+
+    def _build(self) -> dict[str, Any]:
+        """All parts, by label, as they were left."""
+        launch = self._launch
+        built: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
+        for label, node in launch.nodes:
+            behind = {port: built[target] if target in built else self._behind(target) for port, target in node.links.items()}
+            built[node.name] = parts[label] = node.make(place=launch.place, **behind)
+        for label, state in pickle.loads(launch.states).items():
+            parts[label].load_state_dict(state)
+        for label, replay in pickle.loads(launch.replays).items():
+            parts[label].refill() if replay is None else parts[label].load_replay_state_dict(replay)
+        return parts
+
+    def _behind(self, target: str) -> Any:
+        """A port to `target` in another process. Of a memory there is one; of what weights are pulled into, one for each part."""
+        return (
+            self._ports[target] if target in self._ports else self._launch.links[target].open(self._board, self._channel.send)
+        )
+
+    def _count(self) -> None:
+        """Tells how many steps were inserted here, and learns how many may be."""
+        for name, memory in self._memories.items():
+            self._board[steps_of(name)] = self._past[name] + memory.inserted_steps
+            memory.most_steps = self._board[most_of(name)] - self._past[name]
 
     def run(self) -> None:
         """The scheduler loop, until told to stop."""
@@ -223,6 +272,7 @@ class _Work:
                 os._exit(1)
 
     def _after_round(self) -> bool:
+        self._count()
         self._obeyed = False
         for message in self._channel.receive():
             self._obey(message)
@@ -239,6 +289,8 @@ class _Work:
             self._inlets[message.node][message.actor].credit += 1
         elif isinstance(message, Pause):
             self._pause()
+        elif isinstance(message, TellReplay):
+            self._channel.send(Replay(self.parts[message.part].replay_state_dict()))
         elif isinstance(message, Conclude):
             self._concluding = message.part
         elif isinstance(message, Stop):
@@ -276,15 +328,23 @@ class _Work:
             self._reported = now
             seconds = {name: dict(worker.seconds) for name, worker in self._workers.items()}
             seconds[next(iter(seconds))]["waiting"] = self._waited
-            metrics = {name: worker.metrics() for name, worker in self._workers.items()}
-            self._channel.send(Report(seconds, metrics, resident_bytes()))
+            told = {**self._workers, **self._memories}
+            metrics = {name: part.metrics() for name, part in told.items()}
+            memories = {
+                name: (part.insert_steps, part.capacity_steps, part.samples_per_insert, part.samples_per_insert_asked)
+                for name, part in self._memories.items()
+            }
+            self._channel.send(Report(seconds, metrics, memories, resident_bytes()))
         self._channel.flush()
 
     def _idle(self, workers: Mapping[str, Worker]) -> None:
         if self._obeyed:  # after the parts had their turn: they may be able to go on now
             return
+        bells = self._launch.bells
         started = time.perf_counter()
-        self._channel.wait(REPORT_SECONDS if any(self._inlets.values()) else IDLE_SECONDS)
+        self._channel.wait(REPORT_SECONDS if bells or any(self._inlets.values()) else IDLE_SECONDS, *bells)
+        for bell in bells:
+            bell.silence()
         self._waited += time.perf_counter() - started
 
     def _show_warning(self, message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:

@@ -147,6 +147,23 @@ PRESETS: dict[str, dict[str, Preset]] = {
             fits="MinAtar/",
         ),
     },
+    "a3c": {
+        "paper": PAPER,
+        "atari": Preset({"encoder": "nips", "life_loss": True, "eval_every_steps": 250_000}, fits="ALE/"),
+        "cartpole": Preset(
+            {
+                "hidden": (64, 64),
+                "workers": 2,
+                "environments": 8,
+                "reward_clip": None,
+                "entropy_factor": 0.0,
+                "optimizer_epsilon": 1e-5,
+                "max_gradient_norm": 0.5,
+                "steps": 500_000,
+            },
+            fits="CartPole",
+        ),
+    },
     "apex": {
         "paper": PAPER,
         "atari": Preset({"episode_cap_frames": 50_000, "eval_every_steps": 250_000}, fits="ALE/"),
