@@ -16,6 +16,7 @@ from veldt.envs.options import EnvOptions
 from veldt.parts.optimizers import AdaGradConfig, AdamConfig, RMSPropConfig
 from veldt.runs.options import RunOptions
 from veldt.systems import SYSTEMS
+from veldt.systems.a3c import A3CConfig
 from veldt.systems.apex import ApexConfig
 from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
@@ -220,6 +221,7 @@ def test_packages_are_two_levels_deep_at_most():
 
 def test_the_public_names_are_exactly_these():
     assert sorted(veldt.__all__) == [
+        "A3CConfig",
         "ApexConfig",
         "ApexDPGConfig",
         "DQNConfig",
@@ -428,6 +430,31 @@ def test_the_defaults_of_impala_are_the_papers():
     assert dataclasses.asdict(ImpalaConfig()) == PAPER_IMPALA
 
 
+PAPER_A3C = {name: PAPER_IMPALA[name] for name in ("discount", "value_factor", "entropy_factor", "max_gradient_norm")} | {
+    # Mnih et al. 2016, sections 5.1 and 8; a run of one day is 320 million frames
+    "method": "a3c",
+    "workers": 16,
+    "unroll_steps": 5,
+    "learning_rate": 7e-4,
+    "learning_rate_updates": 320_000_000 // 4 // 5,
+    "optimizer_epsilon": 0.1,
+    "reward_clip": 1.0,
+    "hidden": (256,),
+    "lstm_units": 0,
+    "last_inputs": False,
+    "target_period_updates": 40_000 // 4 // 5,
+    "epsilon_steps": 4_000_000 // 4,
+    # docs/a3c.md has the reasons for these
+    "encoder": "auto",
+    "environments": 1,
+    "shards": 0,
+}
+
+
+def test_the_defaults_of_a3c_are_the_papers():
+    assert dataclasses.asdict(A3CConfig()) == PAPER_A3C
+
+
 def test_the_defaults_of_apex_are_the_papers():
     assert dataclasses.asdict(ApexConfig()) == PAPER_APEX
 
@@ -492,6 +519,7 @@ CENTERED = {"decay": 0.95, "epsilon_inside_root": True, "initial_square": 0.0, "
             "CartPole-v1",
             RMSPropConfig(0.0006, 0.99, 0.01, epsilon_inside_root=True, initial_square=1.0, centered=False),
         ),
+        ("a3c", "CartPole-v1", RMSPropConfig(7e-4, 0.99, 0.1, epsilon_inside_root=True, initial_square=0.0, centered=False)),
         ("apex-dpg", "Pendulum-v1", AdamConfig(1e-4, beta1=0.9, beta2=0.999, epsilon=1e-8)),
         ("r2d2", "CartPole-v1", AdamConfig(1e-4, beta1=0.9, beta2=0.999, epsilon=1e-3)),
     ],

@@ -11,6 +11,7 @@ from veldt.envs.options import EnvOptions
 from veldt.errors import UserError, VeldtError
 from veldt.policy import EvaluationResult, Policy, evaluate, load
 from veldt.runs.options import RunOptions
+from veldt.systems.a3c import A3CConfig
 from veldt.systems.apex import ApexConfig
 from veldt.systems.apex_dpg import ApexDPGConfig
 from veldt.systems.dqn import DQNConfig
@@ -20,6 +21,7 @@ from veldt.systems.r2d2 import R2D2Config
 from veldt.training import Result, resume, train
 
 __all__ = [
+    "A3CConfig",
     "ApexConfig",
     "ApexDPGConfig",
     "DQNConfig",

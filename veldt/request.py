@@ -146,7 +146,8 @@ def _check_sizes(config: Any, run: RunOptions) -> None:
             f"use a smaller start_steps, more --steps, or a preset for small problems"
         )
     cores = os.cpu_count() or 1
-    actors: Any = getattr(config, "actors", None) or getattr(config, "bundles", 1)
+    counts = (getattr(config, name, None) for name in ("actors", "bundles", "workers"))
+    actors: Any = next((count for count in counts if count), 1)
     if actors > ACTORS_PER_CORE * cores:
         warnings.warn(f"{actors} actors on {cores} cores: expect slowdown", stacklevel=2)
     if run.threads is not None and run.threads > cores:

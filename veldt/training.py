@@ -74,7 +74,7 @@ def train(system: str, env: Env, *, preset: str = "auto", on_round: OnRound | No
     """Trains `system` on `env` and leaves a run folder.
 
     Args:
-        system: `dqn`, `apex`, `apex-dpg`, `impala`.
+        system: `dqn`, `gorila`, `a3c`, `impala`, `apex`, `apex-dpg`, `r2d2`.
         env: a Gymnasium id, `package.module:callable`, or a callable that makes an environment.
         preset: named settings to start from; `auto` looks at the environment.
         on_round: watches the run.

@@ -23,7 +23,7 @@ def test_a_maximum_is_the_largest_of_all_reports_since_it_was_read():
     part = RemotePart(Supervised("actor 0", "actor", RESTARTS, "some"), "actor 0")
     for lag in (1.0, 5.0, 2.0):
         values = {"policy_lag_updates": lag, "policy_lag_updates_max": lag}
-        part.take(Report({"actor 0": {}}, {"actor 0": values}, resident_bytes=0))
+        part.take(Report({"actor 0": {}}, {"actor 0": values}, memories={}, resident_bytes=0))
     assert part.metrics() == {"policy_lag_updates": 2.0, "policy_lag_updates_max": 5.0}
     assert part.metrics() == {"policy_lag_updates": 2.0, "policy_lag_updates_max": 2.0}
 
@@ -60,7 +60,7 @@ def test_a_run_of_several_processes_is_measured(tmp_path):
     assert sum(acted) == progress.steps
     assert [actor.restarts for actor in progress.actors] == [0, 0]
     assert all(actor.steps_per_second > 0 for actor in progress.actors)
-    assert {"learning", "sampling replay", "waiting for actors", "other"} == set(progress.learning.home)
+    assert {"learning", "sampling replay", "updating parameters", "waiting for actors", "other"} == set(progress.learning.home)
     assert {"environment", "inference", "writing streams", "waiting"} == set(progress.learning.actors)
     for shares in (progress.learning.home, progress.learning.actors):
         assert 0.99 < sum(shares.values()) < 1.01

@@ -28,6 +28,10 @@ CASES = [
      "actors: environment (", "more --actors"),
     ("nobody waits", {"learning": 0.9, "waiting for actors": 0.05}, {**ACTING, "waiting": 0.05},
      "cores (the learner waits 5% of its time, actors 5%)", "more cores"),
+    ("every process acts and learns", {"waiting for actors": 1.0}, {"learning": 0.5, "updating parameters": 0.1, "inference": 0.2},
+     "learning (learning 50%, inference 20%, updating parameters 10%)", "fewer updates"),
+    ("every process waits for its server", {"waiting for actors": 1.0}, {"learning": 0.2, "updating parameters": 0.3, "waiting": 0.4},
+     "updating parameters (waiting 40%,", "more steps for each update"),
     ("both wait", {"learning": 0.3, "waiting for actors": 0.6}, {**ACTING, "waiting": 0.5},
      "handing over (the learner waits 60% of its time, actors 50%)", "wider error buffer"),
 ]  # fmt: skip

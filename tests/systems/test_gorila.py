@@ -20,6 +20,7 @@ from veldt.systems import dqn, gorila
 
 SMALL: dict[str, Any] = {
     **SECONDS,
+    "runtime": "inline",
     "bundles": 2,
     "shards": 2,
     "steps_per_update": 4,

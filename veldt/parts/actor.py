@@ -24,6 +24,14 @@ class Actor:
     another.
     """
 
+    lag_updates: int | None
+    """How many updates old the weights of the last unroll were when it ended."""
+
+    _lags: list[int]
+
+    _chosen: Acted | None
+    """What the agent has decided to do at the row to act at, where it acts ahead."""
+
     def __init__(
         self,
         make_agent: Callable[[], Any],
@@ -48,8 +56,7 @@ class Actor:
         pull_period_steps: steps of each stream between two copies of the weights, at least; None follows every update.
         initial_priorities: how to rate new items, where the memory wants that; made of recorded extras.
         max_lag_updates: unrolls acted with weights that are more updates old than this, when they end, are dropped.
-        acts_ahead: the action at the row after an unroll is chosen, and written, before the unroll is committed, and really taken
-            afterwards: Sarsa learns from it.
+        acts_ahead: what is done at the row after an unroll is decided and written before the unroll is committed, for Sarsa.
         memory: has an inlet for each actor.
         parameters: where the weights come from.
         place: which actor of how many this is, and its seeds.
@@ -57,19 +64,15 @@ class Actor:
         self._agent: Agent = make_agent()
         self._follower = Follower(self._agent, parameters, copies=pull_period_steps is not None)
         self._pull_period, self._max_lag = pull_period_steps, max_lag_updates
-        self._parameters = parameters
-        self._lags: list[int] = []
-        self.lag_updates: int | None = None
-        """How many updates old the weights of the last unroll were when it ended."""
-        self._initial_priorities = initial_priorities
+        self._parameters, self._initial_priorities = parameters, initial_priorities
+        self._lags, self.lag_updates = [], None
         self._inlet: Inlet = memory.inlet(place.replica)
         environments, actions = place.seeds("actor").spawn(2)
         self._env = env.make(streams, environments)
         self._random = np.random.Generator(np.random.PCG64(actions))
-        self._exploration = exploration
+        self._exploration, self._unroll_steps = exploration, unroll_steps
         self._index = np.arange(streams) + place.replica * streams
         self._count, self._replicas = streams * place.replicas, place.replicas
-        self._unroll_steps = unroll_steps
         self._sight = Sight(env, streams)
         self._row = self._inlet.end
         self._pulled_at = self._row - (pull_period_steps or 0)  # the first unroll of whoever follows another begins with a copy
@@ -82,8 +85,7 @@ class Actor:
         self._episode_step = np.zeros(streams, np.int32)
         self._state = self._agent.initial_state(streams)
         self._state_rooms = tree_leaves(self._inlet.states)
-        self._acts_ahead = acts_ahead
-        self._chosen: Acted | None = None
+        self._acts_ahead, self._chosen = acts_ahead, None
         step = self._env.reset()
         if self._row == 0:
             self._observe(step)

@@ -6,7 +6,7 @@ It knows neither the memory's kind nor the parameters': a queue or a replay, its
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any, ClassVar
 
@@ -78,7 +78,7 @@ class Learner:
         self.outlying_updates = 0
         self._outliers = None if outliers is None else outliers.build()
         self._bad = 0
-        self.seconds = {"sampling replay": 0.0, "learning": 0.0}
+        self.seconds = {"sampling replay": 0.0, "learning": 0.0, "updating parameters": 0.0}
 
     def _copy_target(self) -> None:
         assert self._target is not None
@@ -97,10 +97,10 @@ class Learner:
         batch = self._next_batch() if self._parameters.can_push() else None
         if batch is None:
             return False
-        started, before = time.perf_counter(), self.seconds["sampling replay"]
+        started, before = time.perf_counter(), sum(self.seconds.values())
         self._update(batch)
-        sampling = self.seconds["sampling replay"] - before
-        self.seconds["learning"] += time.perf_counter() - started - sampling
+        elsewhere = sum(self.seconds.values()) - before
+        self.seconds["learning"] += time.perf_counter() - started - elsewhere
         return True
 
     def _next_batch(self) -> Batch[Any] | None:
@@ -135,7 +135,7 @@ class Learner:
         if isfinite(value) and self._outliers is not None and self._outliers.is_outlier(value):
             self.outlying_updates += 1
             return
-        if not isfinite(value) or not self._parameters.push(gradients, self._follower.versions):
+        if not isfinite(value) or not self._push(gradients):
             self._skip(value)
             return
         self._bad = 0
@@ -149,6 +149,12 @@ class Learner:
             for name, values in loss.metrics.items():
                 self._note(name, float(values.mean()))
             self._note_lag(batch, learned_at)
+
+    def _push(self, gradients: Sequence[torch.Tensor | None]) -> bool:
+        started = time.perf_counter()
+        taken = self._parameters.push(gradients, self._follower.versions)
+        self.seconds["updating parameters"] += time.perf_counter() - started
+        return taken
 
     def _note(self, name: str, value: float) -> None:
         """Counts `value` in the mean of metric `name`; not every update has every metric."""
@@ -165,7 +171,9 @@ class Learner:
 
     def _follow(self) -> None:
         """Takes the newest weights, and copies them into the target network when that is due."""
+        started = time.perf_counter()
         self._follower.pull()
+        self.seconds["updating parameters"] += time.perf_counter() - started
         if self._target_is_due(self._follower.version):
             self._copied_at = self._follower.version
             self._copy_target()

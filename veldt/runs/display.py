@@ -148,9 +148,11 @@ def describe(progress: Progress) -> list[str]:
     if len(lines) > MOST_ACTORS:
         lines = [_actors_line(progress.actors)]
     if progress.several_processes:
-        lines.append(f"actors    {shares(times.actors) or '-'}")
-    lines += [_memory_line(memory, progress) for memory in progress.memories]
-    lines.append(f"{'learner' if progress.several_processes else 'time':8}  {shares(times.home) or '-'}")
+        lines.append(f"{'workers' if times.actors_learn else 'actors':8}  {shares(times.actors) or '-'}")
+    tables = [_memory_line(memory, progress) for memory in progress.memories]
+    lines += tables if len(tables) <= MOST_ACTORS else [f"{len(tables):,} tables, such as", tables[0]]
+    if not times.actors_learn:
+        lines.append(f"{'learner' if progress.several_processes else 'time':8}  {shares(times.home) or '-'}")
     bound = bottleneck(times)._replace(evidence="") if progress.updates else "the replay is filling: no update yet"
     return [*lines, f"bound by  {bound}"]
 
@@ -180,7 +182,7 @@ def _memory_line(memory: MemoryNow, progress: Progress) -> str:
         f"table     {memory.kept_steps:,} of {memory.capacity_steps:,} steps   samples per insert "
         f"{_number(memory.samples_per_insert)} of {'any' if asked is None else _number(asked)}"
     )
-    return f"{text}   {_who_waits(progress)}" if progress.several_processes else text
+    return f"{text}   {_who_waits(progress)}" if progress.several_processes and not progress.recent.actors_learn else text
 
 
 def _who_waits(progress: Progress) -> str:

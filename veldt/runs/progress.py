@@ -18,11 +18,16 @@ class Times:
     """What processes spent their wall time on: shares of it by activity, 0 to 1.
 
     home: the process that learns; everything, if there is only one.
-    actors: the mean over the actors' processes; empty if actors have none of their own.
+    actors: the mean over the actors' processes, which may learn too; empty if actors have none of their own.
     """
 
     home: Mapping[str, float] = field(default_factory=dict)
     actors: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def actors_learn(self) -> bool:
+        """Whether each actor has a learner in its process."""
+        return "learning" in self.actors
 
     @property
     def learner_waits(self) -> float:
@@ -109,6 +114,7 @@ ADVICE = {
     "sampling replay": "smaller batches or fewer updates for each step would be faster",
     "environment": "more --environments stepped together, or a faster environment, would be faster",
     "inference": "more --environments share one forward pass: that, or a smaller network, would be faster",
+    "updating parameters": "more steps for each update, or a smaller network, would be faster",
     "evaluation": "fewer --eval-episodes or a larger --eval-every-steps would be faster",
 }
 """What to change when most of the time goes to this."""
@@ -129,15 +135,16 @@ class Bottleneck(NamedTuple):
 def bottleneck(times: Times) -> Bottleneck:
     """What bound a run's speed, in words, and what would change it.
 
-    In one process it is what took the most time. With processes for the actors it is the side that waits less: whoever
+    In one process it is what took the most time, and so it is if each acts and learns. With processes for the actors it is the side that waits less: whoever
     waits, waits for the other. If nobody waits, cores are short; if all wait, the hand-over between them is too tight.
     """
     if not times.home:
         return Bottleneck("too short to tell", "", "")
     learner, actors = times.learner_waits, times.actors_wait
-    if not times.actors:
-        name = _largest(times.home)
-        return Bottleneck(name, shares(times.home), ADVICE.get(name, ""))
+    if not times.actors or times.actors_learn:
+        spent = times.actors or times.home
+        name = _largest(spent)
+        return Bottleneck(name, shares(spent), ADVICE.get(name, ""))
     waits = f"the learner waits {learner:.0%} of its time, actors {actors:.0%}"
     if max(learner, actors) < BUSY_SHARE:
         return Bottleneck("cores", waits, "more cores, or a smaller network for both sides, would be faster")

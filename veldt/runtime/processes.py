@@ -92,13 +92,7 @@ class ProcessRuntime:
         crew = [Supervised(_worker_label(*one), one[0].name, restarts, _vital(one[0])) for one in placement.workers]
         self._docks = self._make_docks()
         self._arenas: list[SharedArena] = []
-        remote_memories = [
-            name for bundle, replica in placement.workers for name, node in _parts_of(bundle, replica) if _counts(node)
-        ]
-        heartbeats = [f"heartbeat {index}" for index in range(len(crew))]
-        self._board = Board(
-            [*map(steps_of, remote_memories), *map(most_of, remote_memories), *heartbeats, *self._home_counters()]
-        )
+        self._board = Board(self._counters())
         self._remote = {
             name: self._remote_part(crew[index], name, node, bundle, replica)
             for index, (bundle, replica) in enumerate(placement.workers)
@@ -124,12 +118,13 @@ class ProcessRuntime:
         self._arenas.append(SharedArena())
         return self._arenas[-1]
 
-    def _home_counters(self) -> list[str]:
-        """What the board counts of parts at home."""
-        names = [
-            name for bundle in self._placement.home for node in bundle.nodes for name in replicas_of(self._program, node.name)
-        ]
-        return [*map(steps_of, names), *map(version_of, names)]
+    def _counters(self) -> list[str]:
+        """What the board counts."""
+        placement = self._placement
+        home = placement.home_labels()
+        remote = [name for bundle, replica in placement.workers for name, node in _parts_of(bundle, replica) if _counts(node)]
+        heartbeats = [f"heartbeat {index}" for index in range(len(placement.workers))]
+        return [*map(steps_of, home + remote), *map(most_of, remote), *map(version_of, home), *heartbeats]
 
     def _make_docks(self) -> dict[str, Dock]:
         """A dock for each shard, by label. Its users are all workers, and home. The shard that is built for it is not the one that runs."""

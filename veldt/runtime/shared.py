@@ -157,7 +157,12 @@ class Bell:
     def close(self) -> None:
         """Gives the descriptors back."""
         for end in (self._ears, self._hand):
-            os.close(end)
+            with contextlib.suppress(OSError):
+                os.close(end)
+        self._ears = self._hand = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"ears": reduction.DupFd(self._ears), "hand": reduction.DupFd(self._hand)}

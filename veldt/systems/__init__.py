@@ -42,7 +42,7 @@ class System:
 
 SYSTEMS: dict[str, System] = {
     "dqn": System("dqn", dqn.DQNConfig, dqn.program, dqn.agent, PRESETS["dqn"], "inline"),
-    "gorila": System("gorila", gorila.GorilaConfig, gorila.program, gorila.agent, PRESETS["gorila"], "inline"),
+    "gorila": System("gorila", gorila.GorilaConfig, gorila.program, gorila.agent, PRESETS["gorila"], "processes"),
     "a3c": System("a3c", a3c.A3CConfig, a3c.program, a3c.agent, PRESETS["a3c"], "processes"),
     "apex": System("apex", apex.ApexConfig, apex.program, apex.agent, PRESETS["apex"], "processes"),
     "apex-dpg": System("apex-dpg", apex_dpg.ApexDPGConfig, apex_dpg.program, apex_dpg.agent, PRESETS["apex-dpg"], "processes"),
