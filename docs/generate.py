@@ -110,6 +110,15 @@ IMPALA_DEPARTURES = (
     ("life_loss", "a lost life ends the discounting", "an option that only Atari has; the preset `atari` switches it on"),
 )
 
+A3C_DEPARTURES = (
+    (
+        "encoder",
+        "two convolutions (16 of 8x8, 32 of 4x4)",
+        "`auto` reads every environment: nature for images, dense layers for vectors; the preset `atari` has the paper's, `nips`",
+    ),
+    ("life_loss", "a lost life ends the discounting", "an option that only Atari has; the preset `atari` switches it on"),
+)
+
 R2D2_DEPARTURES = (
     ("actors", "256, of one environment each", "what a desktop has cores for; the ladder spans the same range for any number"),
     (
@@ -128,6 +137,7 @@ R2D2_DEPARTURES = (
 DEPARTURES = {
     "dqn": DQN_DEPARTURES,
     "gorila": GORILA_DEPARTURES,
+    "a3c": A3C_DEPARTURES,
     "apex": APEX_DEPARTURES,
     "apex-dpg": APEX_DPG_DEPARTURES,
     "impala": IMPALA_DEPARTURES,

@@ -220,7 +220,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
             fits=r"(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|InvertedDoublePendulum|InvertedPendulum|Pusher|Reacher"
             r"|Swimmer|Walker2d)-v",
         ),
-        "pendulum": Preset({**_SMALL_APEX, "n_steps": 2, "batch_size": 128, "steps": 20_000}, fits="Pendulum"),
+        "pendulum": Preset(
+            {**_SMALL_APEX, "n_steps": 2, "batch_size": 128, "samples_per_insert": 64.0, "steps": 20_000}, fits="Pendulum"
+        ),
     },
     "impala": {
         "paper": PAPER,
