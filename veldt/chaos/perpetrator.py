@@ -298,7 +298,7 @@ class Perpetrator:
         return self._sight is not None and all(who.ready for who in self._sight.crew)
 
     def _contributions(self, who: Seen) -> int:
-        """Unrolls that an actor wrote; evaluations, for the evaluator."""
+        """Unrolls that an actor wrote, updates of a shard; evaluations, for the evaluator."""
         if who.bundle != "evaluation":
             return who.commits
         now = time.monotonic()
@@ -318,7 +318,8 @@ class Perpetrator:
         if victim.bundle == "evaluation":
             return "an evaluation under way"
         config = self._request.config  # whose system has actors, and so unrolls
-        return f"at most {config.unroll_steps * config.environments} steps, the unroll under way"
+        steps = f"at most {config.unroll_steps * config.environments} steps, "
+        return (steps if "unroll" in victim.owns else "") + victim.owns
 
     def _checkpoints(self) -> list[Path]:
         """Those that are whole, oldest first."""

@@ -33,6 +33,8 @@ class Seen(NamedTuple):
     commits: int
     deaths: int
     quarantined: bool
+    owns: str
+    """What is lost with the process."""
 
 
 class Sight(NamedTuple):
@@ -104,7 +106,16 @@ class _Look:
         self._next = now + SIGHT_SECONDS
         assert isinstance(runtime, ProcessRuntime)
         crew = tuple(
-            Seen(who.label, who.bundle, who.pid, who.ready and who.alive, who.commits, who.budget.deaths, who.quarantined)
+            Seen(
+                who.label,
+                who.bundle,
+                who.pid,
+                who.ready and who.alive,
+                who.commits,
+                who.budget.deaths,
+                who.quarantined,
+                who.owns,
+            )
             for who in runtime.switchboard.crew
         )
         self._connection.send(Sight(step, crew))

@@ -140,9 +140,13 @@ class ProcessRuntime:
     def _remote_part(self, worker: Supervised, name: str, node: Node, bundle: Bundle, replica: int) -> RemotePart:
         """The part called `name`, which `node` makes in the process of `worker`, as it is seen from here."""
         if name in self._docks:
-            return RemoteShard(worker, name, self._docks[name], len(self._placement.workers))
+            shard = RemoteShard(worker, name, self._docks[name], len(self._placement.workers))
+            worker.contributed, worker.owns = (lambda: shard.version), "updates since its last snapshot"
+            return shard
         if _counts(node):
-            return RemoteMemory(worker, name, self._board)
+            memory = RemoteMemory(worker, name, self._board)
+            worker.contributed, worker.owns = (lambda: memory.unrolls), "the memory that lived with it"
+            return memory
         if hasattr(class_of(node), "pop_evaluations"):
             return RemoteEvaluator(worker, name)
         if not hasattr(class_of(node), "pop_episodes"):

@@ -130,6 +130,11 @@ class RemoteMemory(RemotePart):
         return self._board[steps_of(self.name)]
 
     @property
+    def unrolls(self) -> int:
+        """Commits that so many steps take, at least."""
+        return self.inserted_steps // self.insert_steps if self.insert_steps else 0
+
+    @property
     def most_steps(self) -> int:
         """See `core.RunMemory`."""
         return self._board[most_of(self.name)]

@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -129,6 +129,10 @@ class Supervised:
     def __init__(self, label: str, bundle: str, limits: RestartLimits, vital: Literal["each", "some", "no"]) -> None:
         """`vital`: whether the run needs each worker of this bundle, or at least one, or none."""
         self.label, self.bundle, self.vital = label, bundle, vital
+        self.contributed: Callable[[], int] = lambda: 0
+        """Beside what is committed to memories at home: unrolls in a memory of its own, updates of a shard."""
+        self.owns = "the unroll under way"
+        """What is lost with its process."""
         self.budget = RestartBudget(limits)
         self.pace = Pace()
         self.said_slow = False
@@ -158,8 +162,8 @@ class Supervised:
 
     @property
     def commits(self) -> int:
-        """Unrolls committed, by all its processes."""
-        return self.pace.commits
+        """What it has contributed, with all its processes: unrolls committed, or, of a shard, its version."""
+        return self.pace.commits + self.contributed()
 
     @property
     def alive(self) -> bool:

@@ -23,6 +23,8 @@ class ActorCriticShared:
     """Cells of an LSTM behind the encoder; 0: none."""
     last_inputs: bool = False
     """The network reads the last action and the last reward too."""
+    separate_networks: bool = False
+    """Policy and value have networks of their own, up to the heads, instead of common features."""
     environments: int = 1
     """Environments that each actor steps together."""
     unroll_steps: int = 20
@@ -55,7 +57,9 @@ class ActorCriticShared:
     @property
     def network(self) -> ActorCriticNetworkConfig:
         """The network of these settings."""
-        return ActorCriticNetworkConfig(self.encoder, self.hidden, self.lstm_units, self.last_inputs, self.reward_clip)
+        return ActorCriticNetworkConfig(
+            self.encoder, self.hidden, self.lstm_units, self.last_inputs, self.reward_clip, self.separate_networks
+        )
 
     @property
     def learning_rate_schedule(self) -> LinearSchedule | None:

@@ -153,13 +153,18 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "cartpole": Preset(
             {
                 "hidden": (64, 64),
+                "separate_networks": True,
                 "workers": 2,
                 "environments": 8,
+                "unroll_steps": 16,
+                "discount": 0.98,
                 "reward_clip": None,
                 "entropy_factor": 0.0,
+                "learning_rate": 2e-3,
+                "learning_rate_updates": 1_500,
                 "optimizer_epsilon": 1e-5,
-                "max_gradient_norm": 0.5,
-                "steps": 500_000,
+                "max_gradient_norm": 20.0,
+                "steps": 200_000,
             },
             fits="CartPole",
         ),
@@ -221,7 +226,16 @@ PRESETS: dict[str, dict[str, Preset]] = {
             r"|Swimmer|Walker2d)-v",
         ),
         "pendulum": Preset(
-            {**_SMALL_APEX, "n_steps": 2, "batch_size": 128, "samples_per_insert": 64.0, "steps": 20_000}, fits="Pendulum"
+            {
+                **_SMALL_APEX,
+                "policy_hidden": (64, 64),
+                "critic_hidden": (64, 64),
+                "n_steps": 2,
+                "batch_size": 128,
+                "samples_per_insert": 128.0,
+                "steps": 20_000,
+            },
+            fits="Pendulum",
         ),
     },
     "impala": {
