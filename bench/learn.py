@@ -104,6 +104,8 @@ EXPERIMENTS = (
     Experiment("cartpole", "dqn", "CartPole-v1", 5, "20 fresh episodes >= 475, at most 50,000 steps, under 60 s",
                ("--steps", "50000")),
     Experiment("apex-cartpole", "apex", "CartPole-v1", 5, "20 fresh episodes >= 475, in about a minute"),
+    *(Experiment(f"{system}-cartpole", system, "CartPole-v1", 5, "20 fresh episodes >= 475")
+      for system in ("a3c", "impala", "gorila", "r2d2")),
     Experiment("apex-pendulum", "apex-dpg", "Pendulum-v1", 3, "20 fresh episodes >= -200, under 2 minutes"),
     Experiment("apex-halfcheetah", "apex-dpg", "HalfCheetah-v5", 1, "20 fresh episodes >= 3000", ("--steps", "1000000")),
     *minatar("dqn"),
