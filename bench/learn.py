@@ -111,7 +111,22 @@ EXPERIMENTS = (
     *minatar("dqn"),
     *minatar("apex", "apex-"),
 )  # fmt: skip
-BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
+LAGS = (0, 10, 100)
+CORRECTIONS = {"vtrace": "V-trace", "one_step": "one-step ratio", "none": "no correction"}
+EXACTLY_BEHIND = ("--runtime", "inline", "--actors", "1", "--environments", "8", "--batch-size", "8", "--queue-unrolls", "1")
+"""All that is learned from was acted with weights of exactly the forced lag."""
+
+ABLATION = {
+    (lag, correction): Experiment(
+        f"vtrace-{lag}-{correction}", "impala", "CartPole-v1", 3,
+        flags=(*EXACTLY_BEHIND, "--forced-lag-updates", str(lag), "--correction", correction),
+    )
+    for lag in LAGS
+    for correction in CORRECTIONS
+}  # fmt: skip
+"""What V-trace is for (Espeholt et al. 2018, section 5.2.2): learning from weights of so many updates ago."""
+
+BY_NAME = {experiment.name: experiment for experiment in (*EXPERIMENTS, *ABLATION.values())}
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,12 @@ class Comparison:
     experiments: tuple[str, ...]
 
 
-COMPARISONS = tuple(Comparison(f"systems-minatar-{game}", (f"minatar-{game}", f"apex-minatar-{game}")) for game in MINATAR)
+COMPARISONS = (
+    Comparison(
+        "systems-cartpole", ("cartpole", "apex-cartpole", "a3c-cartpole", "impala-cartpole", "gorila-cartpole", "r2d2-cartpole")
+    ),
+    *(Comparison(f"systems-minatar-{game}", (f"minatar-{game}", f"apex-minatar-{game}")) for game in MINATAR),
+)
 
 
 def run(experiment: Experiment, seed: int, anew: bool) -> None:
@@ -222,13 +242,41 @@ def comparison(one: Comparison) -> Iterator[str]:
     yield f"![Return over steps and over wall time](results/{one.name}.png)\n"
 
 
+def ablation() -> Iterator[str]:
+    """The weaker corrections beside V-trace, at several lags: a picture for each lag, and the ends in a table."""
+    found = {key: experiment.found() for key, experiment in ABLATION.items()}
+    if not all(found.values()):
+        return
+    figure, axes = plt.subplots(1, len(LAGS), figsize=(12, 3.4), sharey=True, layout="constrained")
+    for place, lag in zip(axes, LAGS, strict=True):
+        for number, (correction, label) in enumerate(CORRECTIONS.items()):
+            for run in found[lag, correction]:
+                name = label if run is found[lag, correction][0] else None
+                place.plot(run.curve_steps, run.curve_returns, color=f"C{number}", linewidth=1, label=name)
+        place.set(title=f"{lag} updates behind", xlabel="agent steps")
+    axes[0].set(ylabel="return, mean of 100 episodes")
+    axes[0].legend(frameon=False)
+    figure.savefig(RESULTS / "vtrace.png", dpi=110)
+    plt.close(figure)
+    first = ABLATION[LAGS[-1], "vtrace"]
+    yield "## What V-trace is for: IMPALA on CartPole-v1 with actors that are behind\n"
+    yield "Return over the last 100 training episodes, mean of the seeds (least to most), by how many updates actors are behind.\n"
+    yield "| | " + " | ".join(f"{lag} updates" for lag in LAGS) + " |"
+    yield "| --- |" + " --- |" * len(LAGS)
+    for correction, label in CORRECTIONS.items():
+        ends = [[run.train_return for run in found[lag, correction]] for lag in LAGS]
+        yield f"| {label} | " + " | ".join(f"{np.mean(end):.0f} ({min(end):.0f} to {max(end):.0f})" for end in ends) + " |"
+    yield f"\n{len(found[0, 'vtrace'])} seeds each, the same for all. One of the runs: `{' '.join(first.command(1))}`\n"
+    yield "![Return over steps, for each lag](results/vtrace.png)\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=list(BY_NAME), metavar="EXPERIMENT", help=", ".join(BY_NAME))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--anew", action="store_true", help="make runs again that are there")
     asked = parser.parse_args()
-    chosen = EXPERIMENTS if asked.only is None else [BY_NAME[name] for name in asked.only]
+    chosen = list(BY_NAME.values()) if asked.only is None else [BY_NAME[name] for name in asked.only]
     with ThreadPoolExecutor(asked.jobs) as pool:
         jobs = [pool.submit(run, one, seed, asked.anew) for one in chosen for seed in range(1, one.seeds + 1)]
         for job in jobs:
@@ -239,6 +287,7 @@ def main() -> None:
             lines += section(experiment, runs)
     for one in COMPARISONS:
         lines += comparison(one)
+    lines += ablation()
     (ROOT / "docs" / "results.md").write_text("\n".join(lines))
 
 

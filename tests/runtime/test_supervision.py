@@ -99,7 +99,7 @@ def died(code: int, **noted) -> str:
 
 def test_a_death_is_described_by_its_cause():
     assert died(-signal.SIGSEGV) == "actor 3 killed by signal 11"
-    report = Report({}, {}, 9_100_000_000)
+    report = Report({}, {}, {}, 9_100_000_000)
     assert died(-signal.SIGKILL, report=report) == "actor 3 killed by signal 9 (likely out of memory: RSS 9.1 GB)"
     assert died(3) == "actor 3 ended with exit code 3"
     assert died(3, lines=["a", "b", "", "c"]) == "actor 3 ended with exit code 3; its last lines: b | c"
