@@ -6,7 +6,7 @@ BENCH_BIN := .venv-bench/bin
 EXTRAS := dev,minatar,minigrid,mujoco,video
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := veldt tests bench docs
-BENCHMARKS := replay learner env_stepping pong actors
+BENCHMARKS := replay learner env_stepping pong actors server
 
 .DEFAULT_GOAL := help
 .PHONY: help train test check format learn bench clean
