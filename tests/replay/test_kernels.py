@@ -115,8 +115,9 @@ def test_the_first_unfit_value_is_found(bad, place):
 
 
 def weights(chance, items, beta):
-    keys, found = label(np.arange(100, 110), np.arange(len(chance)), chance, items, beta)
+    keys, found, largest = label(np.arange(100, 110), np.arange(len(chance)), chance, items, beta)
     assert keys.tolist() == list(range(100, 100 + len(chance)))
+    np.testing.assert_allclose(found * largest, (items * chance) ** -beta, rtol=1e-6)
     return found
 
 

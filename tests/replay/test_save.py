@@ -11,10 +11,16 @@ from veldt.core import Place
 from veldt.data import tree_leaves
 from veldt.replay.limiter import Limiter
 from veldt.replay.selectors import Fifo, Proportional, Uniform
+from veldt.replay.sequences import Sequences
 from veldt.replay.views import Transitions, Unrolls
 from veldt.runs.checkpoint import Checkpoints
 
-VIEWS = {"1-step": Transitions(1, 0.99), "3-step": Transitions(3, 0.99, 1.0), "unrolls": Unrolls(3)}
+VIEWS = {
+    "1-step": Transitions(1, 0.99),
+    "3-step": Transitions(3, 0.99, 1.0),
+    "unrolls": Unrolls(3),
+    "sequences": Sequences(3, 1, 2, marks=True),
+}
 SELECTORS = {
     "fifo": Fifo(),
     "fifo and old ones": Fifo(replay_share=0.5),

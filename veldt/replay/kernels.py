@@ -81,10 +81,10 @@ def draw(nodes: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 @compiled
 def label(
     key_at: np.ndarray, slots: np.ndarray, probabilities: np.ndarray, items: int, beta: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The keys of `slots` [K], and their importance weights: (N P)^-beta divided by its maximum over this batch, float32 [K].
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The keys of `slots` [K], their importance weights, float32 [K], and what those were divided by: the largest of them.
 
-    All weights are in (0, 1], one of them exactly 1. probabilities: float64 [K], the chance of each drawn item among
+    A weight is (N P)^-beta, divided by its maximum over this batch: all are in (0, 1], one of them exactly 1. probabilities: float64 [K], the chance of each drawn item among
     `items` = N stored ones (not the capacity).
     Source: Schaul et al. 2016, section 3.4, with the maximum over the batch instead of the whole replay.
     """
@@ -92,7 +92,8 @@ def label(
     for k in range(len(slots)):  # a loop of its own: powers between would let each wait for memory alone
         keys[k] = key_at[slots[k]]
     weights = (items * probabilities) ** -beta
-    return keys, (weights / weights.max()).astype(np.float32)
+    largest = weights.max()
+    return keys, (weights / largest).astype(np.float32), largest
 
 
 @compiled

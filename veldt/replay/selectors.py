@@ -23,10 +23,11 @@ PRIORITY_FLOOR = 1e-6
 
 
 class Selected(NamedTuple):
-    """keys: int64 [K]; weights: float32 [K], importance weights, the largest of the batch being 1."""
+    """keys: int64 [K]; weights: float32 [K], importance weights, the largest of the batch being 1; largest: what that was before."""
 
     keys: np.ndarray
     weights: np.ndarray
+    largest: float = 1.0
 
 
 class RunningSelector(Protocol):

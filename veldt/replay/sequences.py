@@ -16,7 +16,7 @@ episode. Recurrent states are kept where a prefix may begin, counted from the ep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -118,19 +118,19 @@ class Sequences:
         starts: np.ndarray = begins & whole & ((number == 0) | goes_on | cut_before)
         return starts
 
-    def reader(self, streams: Streams, frame_stack: int, batch_size: int) -> SequenceReader:
+    def reader(self, sources: Sequence[Streams], frame_stack: int, batch_size: int) -> SequenceReader:
         """A reader of `Unroll`s with prefixes."""
-        return SequenceReader(self, streams, frame_stack, batch_size)
+        return SequenceReader(self, sources, frame_stack, batch_size)
 
 
 class SequenceReader:
     """Reads sequences side by side, their first steps in one row, and only as many rows as the longest of a batch needs."""
 
-    def __init__(self, view: Sequences, streams: Streams, frame_stack: int, batch_size: int) -> None:
-        self._view, self._streams = view, streams
+    def __init__(self, view: Sequences, sources: Sequence[Streams], frame_stack: int, batch_size: int) -> None:
+        self._view, streams = view, sources[0]
         burn_in, rows = view.burn_in_steps, view.burn_in_steps + view.length_steps + 1
-        self._window = Window(streams, frame_stack, rows - 1, batch_size, history=1)
-        self._lead = burn_in * streams.columns
+        self._window = Window(sources, frame_stack, rows - 1, batch_size, history=1)
+        self._leads = [burn_in * each.columns for each in sources]
         spec = {name: leaf for name, leaf in streams.spec.items() if name not in ("obs", EPISODE_STEP)}
         self._fields = {name: leaf.empty(rows, batch_size) for name, leaf in spec.items()}
         self._last_action = spec["action"].empty(rows, batch_size)
@@ -142,10 +142,10 @@ class SequenceReader:
         if view.marks:
             self._marks = {name: {"state": streams.empty_states(batch_size)} for name in ("first", "last")}
 
-    def read(self, keys: np.ndarray) -> Unroll:
-        """The sequences of `keys` [K]."""
+    def read(self, *keys: np.ndarray) -> Unroll:
+        """The sequences of `keys`, an array for each of the sources."""
         burn_in, window = self._view.burn_in_steps, self._window
-        records = window.load(keys - self._lead)
+        records = window.load([own - lead for own, lead in zip(keys, self._leads, strict=True)])
         number = records[EPISODE_STEP][burn_in]
         prefix = np.minimum(number, burn_in)
         over = records["last"][burn_in:-1]
@@ -173,29 +173,29 @@ class SequenceReader:
             last_reward=torch.from_numpy(last_reward),
             mask=torch.from_numpy(self._mask[: rows - 1]),
             extras={name: tensor for name, tensor in tensors.items() if name not in STEP_FIELDS},
-            state=self._initial(keys - prefix * self._streams.columns, number == prefix),
+            state=self._initial(burn_in - prefix, number == prefix),
             prefix=torch.from_numpy(self._prefix[:before]),
-            marks=self._marked(keys, number, length),
+            marks=self._marked(number, length),
             **{name: tensors[name] for name in STEP_FIELDS if name != "obs"},
         )
 
-    def _initial(self, keys: np.ndarray, begins_episode: np.ndarray) -> Tree:
-        """The states before the rows of `keys`: the actor's, or zeros."""
+    def _initial(self, rows: np.ndarray, begins_episode: np.ndarray) -> Tree:
+        """The states before `rows` [K] of the window: the actor's where one has acted, or zeros."""
         if self._view.state == "stored":
-            self._streams.gather_states(keys, self._state, self._view.prefix_offset)
+            self._window.gather_states(rows, self._state, self._view.prefix_offset)
         for leaf in tree_leaves(self._state):
             leaf.numpy()[begins_episode if self._view.state == "stored" else ...] = 0
         return self._state
 
-    def _marked(self, keys: np.ndarray, number: np.ndarray, length: np.ndarray) -> Tree:
+    def _marked(self, number: np.ndarray, length: np.ndarray) -> Tree:
         """The states that the actor had before the first step of each sequence, and before the last step of each full one."""
         if self._marks is None:
             return None
-        view, marks = self._view, self._marks
-        self._streams.gather_states(keys, marks["first"]["state"], 0)
-        onward = (view.length_steps - 1) * self._streams.columns
-        self._streams.gather_states(keys + onward, marks["last"]["state"], view.last_offset)
-        full = length == view.length_steps
-        marks["first"]["known"] = torch.from_numpy(number > 0)  # at an episode's first step nothing was kept
-        marks["last"]["known"] = torch.from_numpy(full & (number + length > 1))
+        view, marks, window = self._view, self._marks, self._window
+        first, last = view.burn_in_steps, view.burn_in_steps + view.length_steps - 1
+        window.gather_states(first, marks["first"]["state"], 0)
+        window.gather_states(last, marks["last"]["state"], view.last_offset)
+        kept, full = window.carries_states(), length == view.length_steps
+        marks["first"]["known"] = torch.from_numpy(kept & (number > 0))  # at an episode's first step nothing was kept
+        marks["last"]["known"] = torch.from_numpy(kept & full & (number + length > 1))
         return marks

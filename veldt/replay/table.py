@@ -13,6 +13,7 @@ and commit them; the learner samples. Nothing here waits: a table answers.
 
 from __future__ import annotations
 
+from functools import partial
 from math import gcd
 from typing import Any
 
@@ -24,9 +25,9 @@ from veldt.data import EPISODE_STEP, ArraySpec, Batch, Tree, tree_leaves
 from veldt.errors import ConfigError
 from veldt.replay.items import Items
 from veldt.replay.limiter import Limiter
-from veldt.replay.selectors import Fifo, Selector
+from veldt.replay.selectors import Fifo, Selected, Selector
 from veldt.replay.streams import Carried, Streams, StreamsOf, require_memory
-from veldt.replay.views import View
+from veldt.replay.views import Reader, View
 
 
 class Table:
@@ -47,6 +48,7 @@ class Table:
         frame_stack: int = 1,
         state: Tree = None,
         initial_priorities: InitialPriorities | None = None,
+        role: str = "selector",
         place: Place | None = None,
     ) -> None:
         """Args:
@@ -57,7 +59,7 @@ class Table:
         frame_stack: frames an agent sees at once; 1 where observations are stored as they are seen.
         state: what actors carry from row to row, a tree of `ArraySpec`, if items begin with it; else None.
         initial_priorities: what actors rate new items with; an item then waits for all rows that its priority needs.
-        place: seeds the selector, and gives the memory.
+        role, place: whose random numbers the selector draws; the place gives the memory too.
 
         Raises:
             ConfigError: settings that contradict each other or must deadlock.
@@ -72,10 +74,7 @@ class Table:
         self._kept_rows = -(-capacity_steps // (actors * streams))
         if self._kept_rows < rows_needed:
             written = f"items of {self._window} steps in batches of {batch_size}, written {unroll_steps} rows at a time"
-            raise ConfigError(
-                f"a replay of {capacity_steps} steps gives each of {actors * streams} streams {self._kept_rows} rows; "
-                f"{written}, need {rows_needed}: use a capacity >= {rows_needed * actors * streams}"
-            )
+            raise _too_few_rows(capacity_steps, actors * streams, self._kept_rows, rows_needed, written)
         # Beside the rows that items may start at: what is read before the oldest, and what an actor writes ahead of its commits.
         self._history = view.history_steps(frame_stack)
         self.rows = self._kept_rows + self._history + UNROLLS_AHEAD * unroll_steps + 1
@@ -87,9 +86,10 @@ class Table:
         self._flags = {name: fields[name] for name in ("first", "last", EPISODE_STEP) if name in fields}
         self.limiter = limiter.build(unroll_steps * streams, batch_size)
         self._items = Items(actors, self._kept_rows * streams)
-        self._selector = selector.build(self._items, self.streams.slots, place.seeds("selector"))
-        self._view, self._reader = view, view.reader(self.streams, frame_stack, batch_size)
-        self._batch_size, self.capacity_steps = batch_size, capacity_steps
+        self._selector = selector.build(self._items, self.streams.slots, place.seeds(role))
+        self._view, self._reader_of = view, partial(view.reader, frame_stack=frame_stack, batch_size=batch_size)
+        self._reader = self._reader_of((self.streams,))
+        self.batch_size, self.capacity_steps = batch_size, capacity_steps
         self._ends, self._ripe = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
         self.most_steps: int | None = None
 
@@ -182,7 +182,7 @@ class Table:
                 self._items.append(actor, keys)
                 self._selector.insert(actor, keys, priorities)
         steps = int(np.count_nonzero(~flags["last"][np.arange(start, end) % self.rows]))
-        self.limiter.insert(steps, self._selector.can_select(self._batch_size))
+        self.limiter.insert(steps, self._selector.can_select(self.batch_size))
 
     def _evict(self, actor: int, end: int) -> None:
         oldest = end - self._kept_rows
@@ -193,13 +193,21 @@ class Table:
 
     def can_sample(self) -> bool:
         """Whether a batch may be drawn now."""
-        return self._selector.can_select(self._batch_size) and (self._queue or self.limiter.can_sample())
+        return self._selector.can_select(self.batch_size) and (self._queue or self.limiter.can_sample())
 
     def sample(self) -> Batch[Any]:
         """The next `batch_size` items."""
-        selected = self._selector.select(self._batch_size)
-        self.limiter.sample(self._batch_size)
+        selected = self._selector.select(self.batch_size)
+        self.limiter.sample(self.batch_size)
         return Batch(self._reader.read(selected.keys), torch.from_numpy(selected.weights), selected.keys)
+
+    def select(self, count: int) -> Selected:
+        """`count` items as the selector chooses them, neither read nor counted: for whoever makes batches of several tables."""
+        return self._selector.select(count) if count else Selected(np.empty(0, np.int64), np.empty(0, np.float32), 0.0)
+
+    def reader_with(self, others: Streams) -> Reader:
+        """A reader of batches of which some items live in this table and the rest in `others`, streams of the same spec."""
+        return self._reader_of((self.streams, others))
 
     def update(self, keys: np.ndarray, priorities: np.ndarray) -> None:
         """New priorities [K] for the items of `keys` [K] that are still there.
@@ -211,7 +219,7 @@ class Table:
 
     def waiting_for(self, actor: int | None = None) -> str:
         """Why an insert of `actor`, or with None a sample, is refused now."""
-        items, batch = self._selector.available(), self._batch_size
+        items, batch = self._selector.available(), self.batch_size
         if actor is not None and self.most_steps is not None and self.inserted_steps + self.insert_steps > self.most_steps:
             return f"replay: {self.inserted_steps:,} of {self.most_steps:,} steps are done: another unroll could be too much"
         if actor is not None and self._is_full(actor):
@@ -265,6 +273,13 @@ def _refuse_contradictions(capacity_steps: int, batch_size: int, selector: Selec
         raise ConfigError(f"start_steps {limiter.start_steps} exceeds replay.capacity {capacity_steps}")
     if isinstance(selector, Fifo) and (limiter.samples_per_insert is not None or limiter.start_steps > 1):
         raise ConfigError("a queue hands out each item once and paces both sides by itself: use Limiter(None) with Fifo")
+
+
+def _too_few_rows(capacity_steps: int, streams: int, rows: int, needed: int, written: str) -> ConfigError:
+    return ConfigError(
+        f"a replay of {capacity_steps} steps gives each of {streams} streams {rows} rows; "
+        f"{written}, need {needed}: use a capacity >= {needed * streams}"
+    )
 
 
 def _rows_needed(window: int, spread: int, unroll: int, actors: int, streams: int, batch_size: int, selector: Selector) -> int:

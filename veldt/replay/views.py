@@ -8,7 +8,7 @@ Last action and reward are rebuilt here: they never cross an episode's start (`v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,10 +24,10 @@ from veldt.replay.windows import Window
 
 
 class Reader(Protocol):
-    """Reads items of one view from one set of streams, into buffers of its own."""
+    """Reads items of one view from streams, into buffers of its own."""
 
-    def read(self, keys: np.ndarray) -> Any:
-        """The items of `keys` [K]. The tensors are valid until the next call."""
+    def read(self, *keys: np.ndarray) -> Any:
+        """The items of `keys`, an array for each of the streams; those of the first come first. The tensors are valid until the next call."""
 
 
 class View(Protocol):
@@ -55,8 +55,8 @@ class View(Protocol):
             `rows[-1] + window_steps - 1` are whole.
         """
 
-    def reader(self, streams: Streams, frame_stack: int, batch_size: int) -> Reader:
-        """A reader of batches of `batch_size` items."""
+    def reader(self, sources: Sequence[Streams], frame_stack: int, batch_size: int) -> Reader:
+        """A reader of batches of `batch_size` items, each in one of `sources`, streams of the same spec."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class Transitions:
         acted: np.ndarray = ~last[rows % len(last)]
         return acted
 
-    def reader(self, streams: Streams, frame_stack: int, batch_size: int) -> Reader:
+    def reader(self, sources: Sequence[Streams], frame_stack: int, batch_size: int) -> Reader:
         """A reader of `Transition`s."""
-        return _TransitionReader(self, streams, frame_stack, batch_size)
+        return _TransitionReader(self, sources, frame_stack, batch_size)
 
 
 @dataclass(frozen=True)
@@ -139,18 +139,18 @@ class Unrolls:
         """Every `steps`-th row of every stream."""
         return np.broadcast_to((rows % self.steps == 0)[:, None], (len(rows), ring["last"].shape[1]))
 
-    def reader(self, streams: Streams, frame_stack: int, batch_size: int) -> Reader:
+    def reader(self, sources: Sequence[Streams], frame_stack: int, batch_size: int) -> Reader:
         """A reader of `Unroll`s."""
-        return _UnrollReader(self, streams, frame_stack, batch_size)
+        return _UnrollReader(self, sources, frame_stack, batch_size)
 
 
 class _TransitionReader:
-    def __init__(self, view: Transitions, streams: Streams, frame_stack: int, batch_size: int) -> None:
+    def __init__(self, view: Transitions, sources: Sequence[Streams], frame_stack: int, batch_size: int) -> None:
         self._view = view
-        self._window = Window(streams, frame_stack, view.n_steps, batch_size, history=0)
+        self._window = Window(sources, frame_stack, view.n_steps, batch_size, history=0)
         self._clip = np.inf if view.reward_clip is None else view.reward_clip
 
-    def read(self, keys: np.ndarray) -> Transition:
+    def read(self, *keys: np.ndarray) -> Transition:
         view, steps = self._view, self._window.load(keys)
         reward, discount, length = fold_n_step(
             steps["reward"][:-1], steps["discount"][:-1], steps["last"][1:], view.discount, self._clip
@@ -166,17 +166,17 @@ class _TransitionReader:
 
 
 class _UnrollReader:
-    def __init__(self, view: Unrolls, streams: Streams, frame_stack: int, batch_size: int) -> None:
-        self._rows, self._streams = view.steps + 1, streams
-        self._window = Window(streams, frame_stack, view.steps, batch_size, history=1)
-        spec = {name: leaf for name, leaf in streams.spec.items() if name != "obs"}
+    def __init__(self, view: Unrolls, sources: Sequence[Streams], frame_stack: int, batch_size: int) -> None:
+        self._rows = view.steps + 1
+        self._window = Window(sources, frame_stack, view.steps, batch_size, history=1)
+        spec = {name: leaf for name, leaf in sources[0].spec.items() if name != "obs"}
         self._fields = {name: leaf.empty(self._rows, batch_size) for name, leaf in spec.items()}
         self._last_action = spec["action"].empty(self._rows, batch_size)
         self._last_reward = spec["reward"].empty(self._rows, batch_size)
         self._mask = np.empty((view.steps, batch_size), np.float32)
-        self._state = streams.empty_states(batch_size)
+        self._state = sources[0].empty_states(batch_size)
 
-    def read(self, keys: np.ndarray) -> Unroll:
+    def read(self, *keys: np.ndarray) -> Unroll:
         window, fields = self._window, self._fields
         window.load(keys)
         for name, room in fields.items():
@@ -186,7 +186,7 @@ class _UnrollReader:
             window.copy(name, room, begin=-1)
             room[first] = 0
         self._mask[:] = ~fields["last"][:-1]
-        self._streams.gather_states(keys, self._state, offset=0)
+        window.gather_states(0, self._state, offset=0)
         tensors = {name: torch.from_numpy(room) for name, room in fields.items()}
         return Unroll(
             obs=window.observe(self._rows),

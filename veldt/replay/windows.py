@@ -1,49 +1,101 @@
 """Windows: the rows around items of a table, gathered from the streams for the views.
 
-Frame stacks are rebuilt here: they never cross an episode's start, and frames before it are zeros.
+Frame stacks are rebuilt here: they never cross an episode's start, and frames before it are zeros. The items of one window may
+live in several streams of the same spec, such as an agent's and those of demonstrations: each set of streams fills its own part of
+the same arrays, so that a mixed batch is copied no more often than another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
-from veldt.data import Tree, tree_from_items, tree_items
+from veldt.data import Tree, tree_from_items, tree_items, tree_leaves, tree_map
 from veldt.replay.streams import Streams
+
+
+class Part(NamedTuple):
+    """Neighbouring items of a window that live in the same streams: where, their keys and slots, and which items they are."""
+
+    streams: Streams
+    keys: np.ndarray
+    slots: np.ndarray
+    items: slice
 
 
 class Window:
     """The rows around K items: their records, and the observations at chosen rows with their stacks rebuilt."""
 
-    def __init__(self, streams: Streams, frame_stack: int, steps: int, count: int, history: int) -> None:
-        self.streams, self.stack, self.count = streams, frame_stack, count
+    def __init__(self, sources: Sequence[Streams], frame_stack: int, steps: int, count: int, history: int) -> None:
+        self.sources, self.stack, self.count = sources, frame_stack, count
+        self._spec, self._large_fields = sources[0].spec, sources[0].large
         self.history = max(history, frame_stack - 1)  # rows before the item: its first stack reaches back to them
-        self._offsets = np.arange(-self.history, steps + 1)[:, None] * streams.columns
-        self._records = streams.empty_records(len(self._offsets), count)
+        self._offsets = np.arange(-self.history, steps + 1)[:, None]
+        self._records = sources[0].empty_records(len(self._offsets), count)
         self._words = self._records.view(np.int64).reshape(self._records.size, -1)
         self._items = np.arange(count)
         self._back = np.arange(frame_stack - 1, -1, -1)
         self._rooms: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
 
-    def load(self, keys: np.ndarray) -> np.ndarray:
-        """Gathers the records around `keys` [K]; those of the items' own rows, [steps + 1, K]."""
-        self._slots = keys % self.streams.slots
-        self.streams.gather_records(self._slots + self._offsets, self._records)
+    def load(self, keys: Sequence[np.ndarray]) -> np.ndarray:
+        """Gathers the records around `keys`, an array for each of the sources, K in all; those of the items' own rows, [steps + 1, K]."""
+        self._parts: list[Part] = []
+        start = 0
+        for streams, own in zip(self.sources, keys, strict=True):
+            if len(own):
+                part = Part(streams, own, own % streams.slots, slice(start, start + len(own)))
+                streams.gather_records(part.slots + self._offsets * streams.columns, self._records[:, part.items])
+                self._parts.append(part)
+                start += len(own)
         return self._records[self.history :]
 
     def copy(self, name: str, out: np.ndarray, begin: int = 0) -> None:
         """Copies the field `name` of the items' rows from `begin` on (-1: the one before) into `out` [R, K, ...]."""
-        if name in self.streams.large:
-            slots = self._slots + (begin + np.arange(len(out)))[:, None] * self.streams.columns
-            self.streams.gather_large(name, slots.reshape(-1), torch.from_numpy(out).flatten(0, 1))
+        if name in self._large_fields:
+            self._gather(name, (begin + np.arange(len(out)))[:, None], torch.from_numpy(out), axis=1)
         else:
             np.copyto(out, self._records[name][self.history + begin :][: len(out)])
 
+    def _gather(self, path: str, rows: np.ndarray, out: torch.Tensor, axis: int) -> None:
+        """Copies the large field at `path` of each item's `rows` into `out`; items are axis `axis` of both, or `rows` has 1 there."""
+        shape = [-1 if dimension == axis else 1 for dimension in range(rows.ndim)]
+        for streams, _, slots, items in self._parts:
+            mine = (slice(None),) * axis + (items,)
+            at = slots.reshape(shape) + (rows[mine] if rows.shape[axis] > 1 else rows) * streams.columns
+            part = out[mine]
+            room = part if part.is_contiguous() else torch.empty(part.shape, dtype=part.dtype)
+            streams.gather_large(path, at.reshape(-1), room.flatten(0, rows.ndim - 1))
+            if room is not part:
+                part.copy_(room)
+
+    def gather_states(self, rows: int | np.ndarray, out: Tree, offset: int) -> None:
+        """Copies the states from before `rows` of the items (a row for all, or [K]) into `out` [K, ...]; zeros where none are carried.
+
+        offset: which of the schedule's, see `Streams.gather_states`.
+        """
+        rows = np.broadcast_to(rows, self.count)
+        for streams, keys, _, items in self._parts:
+            mine = tree_map(lambda leaf, items=items: leaf[items], out)
+            if streams.carried.spec is None:
+                for leaf in tree_leaves(mine):
+                    leaf.zero_()
+            streams.gather_states(keys + rows[items] * streams.columns, mine, offset)
+
+    def carries_states(self) -> np.ndarray:
+        """Which items live in streams that recurrent states stand beside: bool [K]."""
+        carries = np.zeros(self.count, bool)
+        for streams, _, _, items in self._parts:
+            carries[items] = streams.carried.spec is not None
+        return carries
+
     def observe(self, rows: int | np.ndarray) -> Tree:
         """What the agent saw at the first `rows` rows of the items, or at rows [R, K] of each: a tree of [R, K, ...]."""
-        spec = {"obs": self.streams.spec["obs"]}
+        spec = {"obs": self._spec["obs"]}
         paths = [path for path, _ in tree_items(spec)]
-        found = {path: self._large(path, rows) if path in self.streams.large else self._small(path, rows) for path in paths}
+        found = {path: self._large(path, rows) if path in self._large_fields else self._small(path, rows) for path in paths}
         return tree_from_items(spec, found)["obs"]
 
     def observe_episode(self, begin: int, rows: int, start: np.ndarray) -> Tree:
@@ -51,17 +103,16 @@ class Window:
 
         start: the row [K] that starts the item's episode, before its rows or among them; earlier frames are zeros.
         """
-        spec = {"obs": self.streams.spec["obs"]}
+        spec = {"obs": self._spec["obs"]}
         return tree_from_items(spec, {path: self._frames(path, begin, rows, start) for path, _ in tree_items(spec)})["obs"]
 
     def _frames(self, path: str, begin: int, rows: int, start: np.ndarray) -> torch.Tensor:
         """The frames that the stacks of rows [begin, begin + rows) share, each gathered once, as stacks."""
         count, earliest = self.stack - 1 + rows, begin - self.stack + 1
         missing = earliest + np.arange(count) < start[:, None]
-        if path in self.streams.large:
+        if path in self._large_fields:
             room = self._room(path, (self.count, count))
-            slots = self._slots[:, None] + (earliest + np.arange(count)) * self.streams.columns
-            self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 1))
+            self._gather(path, (earliest + np.arange(count))[None], room, axis=0)
             frames = room.transpose(0, 1)
         else:
             frames = torch.from_numpy(self._records[path][self.history + earliest :][:count])
@@ -88,18 +139,16 @@ class Window:
         return records
 
     def _large(self, path: str, rows: int | np.ndarray) -> torch.Tensor:
-        columns = self.streams.columns
         if self.stack == 1:
             at = self._each(rows)
             room = self._room(path, at.shape)
-            self.streams.gather_large(path, (self._slots + at * columns).reshape(-1), room.flatten(0, 1))
+            self._gather(path, at, room, axis=1)
             return room
         if isinstance(rows, int) and not self._records["first"][self.history + 1 :][: rows - 1].any():
             return self._overlapping(path, rows)
         at = self._each(rows)
         room = self._room(path, (*at.shape, self.stack))
-        slots = self._slots[:, None] + (at[:, :, None] - self._back) * columns
-        self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 2))
+        self._gather(path, at[:, :, None] - self._back, room, axis=1)
         missing = self._missing(rows)
         if missing.any():
             room.numpy()[missing] = 0
@@ -108,8 +157,7 @@ class Window:
     def _overlapping(self, path: str, rows: int) -> torch.Tensor:
         """The stacks of `rows` rows among which no episode starts: they share their frames, each gathered once."""
         room = self._room(path, (self.count, self.stack - 1 + rows))
-        slots = self._slots[:, None] + np.arange(1 - self.stack, rows) * self.streams.columns
-        self.streams.gather_large(path, slots.reshape(-1), room.flatten(0, 1))
+        self._gather(path, np.arange(1 - self.stack, rows)[None], room, axis=0)
         missing = self._missing(1)[0]
         if missing.any():
             room.numpy()[:, : self.stack][missing] = 0
@@ -122,7 +170,7 @@ class Window:
     def _room(self, path: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Memory for frames, `[*shape, ...]`, the same at every call."""
         if (path, shape) not in self._rooms:
-            source = self.streams.large[path]
+            source = self._large_fields[path]
             self._rooms[path, shape] = torch.from_numpy(np.empty((*shape, *source.shape[1:]), source.dtype))
         return self._rooms[path, shape]
 
