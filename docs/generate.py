@@ -134,6 +134,25 @@ R2D2_DEPARTURES = (
     ),
 )
 
+R2D3_DEPARTURES = (
+    ("actors", "256, of one environment each", "what a desktop has cores for; the ladder spans the same range for any number"),
+    (
+        "demo_ratio",
+        "four values from 1/256 to 1/16 (the ends from memory, not verified); 1/256 best on four of eight tasks",
+        "the one that did best there",
+    ),
+    (
+        "sequence_steps",
+        "80 with an overlap of 40, the first 40 of which only warm up",
+        "the same sequences: 40 steps to warm up before 40 that are learned from, which no other sequence has",
+    ),
+    (
+        "samples_per_insert",
+        "not said",
+        "R2D2's: a learning curve that does not depend on how fast the machine is; demonstrations count as what actors wrote",
+    ),
+)
+
 DEPARTURES = {
     "dqn": DQN_DEPARTURES,
     "gorila": GORILA_DEPARTURES,
@@ -142,6 +161,7 @@ DEPARTURES = {
     "apex-dpg": APEX_DPG_DEPARTURES,
     "impala": IMPALA_DEPARTURES,
     "r2d2": R2D2_DEPARTURES,
+    "r2d3": R2D3_DEPARTURES,
 }
 
 

@@ -23,6 +23,7 @@ from veldt.systems.dqn import DQNConfig
 from veldt.systems.gorila import GorilaConfig
 from veldt.systems.impala import ImpalaConfig
 from veldt.systems.r2d2 import R2D2Config
+from veldt.systems.r2d3 import R2D3Config
 
 PACKAGE = Path(veldt.__file__).parent
 FILES = {
@@ -33,7 +34,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # ---- who may import whom -----------------------------------------------------------------------------------------------
 
-ENTRY_POINTS = {"__init__", "chaos", "cli", "flags", "training", "policy", "request", "doctor", "video"}
+ENTRY_POINTS = {"__init__", "chaos", "cli", "demonstrate", "flags", "training", "policy", "request", "doctor", "video"}
 """What brings systems, runtimes and run folders together. Nothing else may import systems or runtime."""
 
 MAY_IMPORT = {
@@ -48,7 +49,8 @@ MAY_IMPORT = {
     "replay": {"core", "data", "errors", "math"},
     "parts": {"core", "data", "errors", "math"},
     "envs": {"core", "data", "errors"},
-    "systems": {"agents", "core", "data", "errors", "math", "networks", "parts", "program", "replay"},
+    "demos": {"core", "data", "envs", "errors", "parts.sight", "replay"},
+    "systems": {"agents", "core", "data", "demos.table", "errors", "math", "networks", "parts", "program", "replay"},
     "runtime": {"core", "data", "errors", "program"},
     "runs": {"core", "data", "errors", "parts.evaluator"},
 }
@@ -231,6 +233,7 @@ def test_the_public_names_are_exactly_these():
         "ImpalaConfig",
         "Policy",
         "R2D2Config",
+        "R2D3Config",
         "Result",
         "RunOptions",
         "UserError",
@@ -500,6 +503,21 @@ PAPER_R2D2 = {
 def test_the_defaults_of_r2d2_are_the_papers():
     shared = {name: value for name, value in PAPER_APEX.items() if name not in ONLY_APEX}
     assert dataclasses.asdict(R2D2Config()) == shared | PAPER_R2D2
+
+
+PAPER_R2D3 = {
+    # Paine et al. 2019; where it is silent, as R2D2
+    "demo_ratio": 1 / 256,
+    "sequence_steps": 40,  # of 80 steps, neighbours sharing 40, the first 40 warm up
+    "overlap_steps": 0,
+    "burn_in_steps": 40,
+    "initial_state": "zero",
+    "demos": None,
+}
+
+
+def test_the_defaults_of_r2d3_are_the_papers():
+    assert dataclasses.asdict(R2D3Config()) == dataclasses.asdict(R2D2Config()) | PAPER_R2D3
 
 
 def test_the_default_run_and_environment_are_the_papers():

@@ -18,6 +18,7 @@ from veldt.systems.dqn import DQNConfig
 from veldt.systems.gorila import GorilaConfig
 from veldt.systems.impala import ImpalaConfig
 from veldt.systems.r2d2 import R2D2Config
+from veldt.systems.r2d3 import R2D3Config
 from veldt.training import Result, resume, train
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ImpalaConfig",
     "Policy",
     "R2D2Config",
+    "R2D3Config",
     "Result",
     "RunOptions",
     "UserError",

@@ -1,4 +1,4 @@
-"""The command `veldt`: train, chaos, eval, check-env, doctor.
+"""The command `veldt`: train, chaos, eval, demos, check-env, doctor.
 
 A user's mistake is one line and exit status 2; a run that could not go on is its message and exit status 1; a run that a signal
 stopped ends with 128 plus the signal's number.
@@ -28,6 +28,7 @@ USAGE = """veldt: distributed deep reinforcement learning in PyTorch
   veldt train --resume RUN [flags]   go on with a run
   veldt chaos SYSTEM ENV [flags]     train while processes of the run are killed, frozen and starved
   veldt eval RUN [flags]             play episodes with a run's best policy
+  veldt demos record ENV [flags]     record demonstrations; veldt demos show NAME describes them
   veldt check-env ENV [flags]        look at an environment closely
   veldt doctor [--json]              look at this machine
 
@@ -52,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         "train": _train,
         "chaos": _chaos,
         "eval": _evaluate,
+        "demos": _demos,
         "check-env": _check_env,
         "doctor": _doctor,
     }
@@ -220,6 +222,12 @@ def _evaluate(arguments: Sequence[str]) -> int:
     if asked.video is not None:
         print(f"video: {asked.video}")
     return 0
+
+
+def _demos(arguments: Sequence[str]) -> int:
+    from veldt.demonstrate import demos
+
+    return demos(arguments)
 
 
 @dataclasses.dataclass(frozen=True)

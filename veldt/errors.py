@@ -4,6 +4,7 @@
     ├── UserError             the request is wrong; exit status 2, no traceback, nothing was started
     │   ├── ConfigError       a setting: unknown, of the wrong type, out of range, contradictory
     │   ├── EnvironmentRefused an environment that cannot be made, or breaks Gymnasium's contract
+    │   ├── DatasetRefused    demonstrations that are not there, damaged, or of another environment
     │   ├── ResourceError     what was asked for does not fit this machine
     │   └── RunFolderError    a run folder or checkpoint that cannot be used as asked
     └── RunError              a started run cannot go on; exit status 1
@@ -40,6 +41,10 @@ class ConfigError(UserError):
 
 class EnvironmentRefused(UserError):
     """An environment cannot be made, or does not keep Gymnasium's contract."""
+
+
+class DatasetRefused(UserError):
+    """A dataset of demonstrations is not there, empty, damaged, or does not fit the environment."""
 
 
 class ResourceError(UserError):

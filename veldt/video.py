@@ -17,15 +17,11 @@ import gymnasium
 import numpy as np
 
 from veldt.data import EnvSpec
-from veldt.envs.create import FromRegistry, creator, import_package
-from veldt.envs.families import family_of
 from veldt.envs.loop import LoopEnvironments
-from veldt.errors import ConfigError, EnvironmentRefused
+from veldt.envs.rendering import picture, rendering
+from veldt.errors import ConfigError
 from veldt.parts.evaluator import Play
 from veldt.policy import Policy
-
-SMALLEST_SIDE = 240
-"""Smaller pictures are enlarged to this many pixels."""
 
 FRAMES_PER_SECOND = 30
 
@@ -40,13 +36,13 @@ class _Filmed(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(self, **kwargs: Any) -> Any:
         """Resets and takes a picture."""
         answer = self.env.reset(**kwargs)
-        self._film.append(_picture(self.env.render()))
+        self._film.append(picture(self.env.render()))
         return answer
 
     def step(self, action: Any) -> Any:
         """Steps and takes a picture."""
         answer = self.env.step(action)
-        self._film.append(_picture(self.env.render()))
+        self._film.append(picture(self.env.render()))
         return answer
 
 
@@ -58,11 +54,7 @@ class _Camera:
     film: list[np.ndarray] = field(default_factory=list)
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
-        env = self.create()
-        if env.render_mode != "rgb_array":
-            env.close()
-            raise EnvironmentRefused(f"no video: the environment's render_mode is {env.render_mode!r}, not 'rgb_array'")
-        return _Filmed(env, self.film)
+        return _Filmed(self.create(), self.film)
 
 
 class _SeenFrames:
@@ -78,7 +70,7 @@ class _SeenFrames:
 
     def act(self, seen: Any, *rest: Any) -> Any:
         """Acts as the agent does."""
-        self.film.append(_picture(np.repeat(seen.obs[0, -1, :, :, None], 3, axis=2)))
+        self.film.append(picture(np.repeat(seen.obs[0, -1, :, :, None], 3, axis=2)))
         return self._agent.act(seen, *rest)
 
 
@@ -98,6 +90,7 @@ def record(policy: Policy, path: Path, *, seed: int, epsilon: float | None) -> N
     chance = policy.epsilon if epsilon is None else epsilon
     seeds = np.random.SeedSequence(seed, spawn_key=tuple(b"video"))
     agent: Any = policy.agent
+    camera: Any
     env = policy.env
     if env.id.startswith("ALE/"):
         agent = camera = _SeenFrames(policy.agent)
@@ -110,23 +103,7 @@ def record(policy: Policy, path: Path, *, seed: int, epsilon: float | None) -> N
     imageio.mimwrite(path, list[Any](camera.film), fps=FRAMES_PER_SECOND, macro_block_size=2)
 
 
-def _filmed(env: EnvSpec) -> tuple[EnvSpec, Any]:
-    _, create = creator(env.id)
-    if isinstance(create, FromRegistry):
-        import_package(create.id)
-        camera = _Camera(partial(gymnasium.make, create.id, render_mode="rgb_array", disable_env_checker=True))
-    else:
-        camera = _Camera(create)
-    probe = camera.create()
-    family = family_of(probe)
-    probe.close()
+def _filmed(env: EnvSpec) -> tuple[EnvSpec, _Camera]:
+    create, family = rendering(env)
+    camera = _Camera(create)
     return replace(env, make=partial(LoopEnvironments, camera, family, env.observation)), camera
-
-
-def _picture(frame: Any) -> np.ndarray:
-    """uint8 [H, W, 3], enlarged if it is tiny."""
-    picture = np.asarray(frame)
-    if picture.dtype != np.uint8:  # MinAtar draws in [0, 1]
-        picture = (picture * 255).astype(np.uint8)
-    scale = -(-SMALLEST_SIDE // min(picture.shape[:2]))
-    return picture.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else picture

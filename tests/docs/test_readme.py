@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 import veldt
-from veldt import cli, flags
+from veldt import cli, demonstrate, flags
 from veldt.systems import SYSTEMS, find
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +56,15 @@ def test_another_command_is_understood(command):
     tyro.cli(shape, args=words)
 
 
+@pytest.mark.parametrize(
+    "command", [command for command in ALL if re.match("veldt demos [a-z]", command) and "..." not in command]
+)
+def test_a_command_for_demonstrations_is_understood(command):
+    if "ENV" not in command:
+        name, *words = shlex.split(command)[2:]
+        demonstrate.parse(name, words)
+
+
 def test_every_command_is_one_that_veldt_has():
     names = {command.split()[1] for command in ALL if command.startswith("veldt ")}
     assert names <= set(re.findall(r"^  veldt (\S+)", cli.USAGE, re.MULTILINE))
@@ -81,7 +90,7 @@ def mentioned_flags() -> list[str]:
 @pytest.mark.parametrize("flag", mentioned_flags())
 def test_a_flag_in_the_text_exists(flag):
     configs = (system.config for system in SYSTEMS.values())
-    shapes = (flags.Start, flags.Chaos, *configs, veldt.RunOptions, veldt.EnvOptions)
+    shapes = (flags.Start, flags.Chaos, *demonstrate.SHAPES.values(), *configs, veldt.RunOptions, veldt.EnvOptions)
     known = {name for shape in shapes for name in shape.__dataclass_fields__} | {"help", "help_all"}
     name = flag.replace("-", "_")
     assert name in known or name.removeprefix("no_") in known

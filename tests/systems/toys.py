@@ -306,6 +306,53 @@ class TMaze(gymnasium.Env[np.ndarray, int]):
         return np.array([cue, self.cell == 0, self.cell == self.length - 1], np.float32)
 
 
+class Lock(gymnasium.Env[np.ndarray, int]):
+    """Twelve dials of three positions, one after the other; only the first observation shows the key, which all positions are turned by.
+
+    A wrong position ends the episode: reward 0. After the last dial: 1. Who turns at random opens it once in 531,441 episodes; who does
+    not remember the key, in a third of them at best.
+    """
+
+    observation_space = spaces.Box(0.0, 1.0, (16,), np.float32)
+    action_space = spaces.Discrete(3)
+    code = (0, 2, 1, 1, 0, 2, 2, 0, 1, 2, 1, 0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.dial, self.key = -1, int(self.np_random.integers(3))
+        return self._see(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        wrong = self.dial >= 0 and action != self.right
+        self.dial += 1
+        opened = not wrong and self.dial == len(self.code)
+        return self._see(), float(opened), wrong or opened, False, {}
+
+    @property
+    def right(self) -> int:
+        """The position of the current dial; anything will do while the key is shown."""
+        return (self.code[self.dial] + self.key) % 3 if self.dial >= 0 else 0
+
+    def _see(self) -> np.ndarray:
+        seen = np.zeros(16, np.float32)
+        seen[13 + self.key if self.dial < 0 else self.dial] = 1
+        return seen
+
+
+def lock() -> Lock:
+    return Lock()
+
+
+def opens_the_lock(obs: np.ndarray, env: Lock) -> int:
+    """An expert for `Lock`."""
+    return env.right
+
+
+def walks_right(obs: np.ndarray) -> int:
+    """An expert for `Corridor`."""
+    return 1
+
+
 def t_maze() -> TMaze:
     return TMaze()
 

@@ -128,6 +128,10 @@ class LoopEnvironments:
         finished, self._finished = self._finished, []
         return finished
 
+    def environment(self, stream: int) -> Env | None:
+        """The environment behind a stream, to look at; another one after a failure."""
+        return self._envs[stream]
+
     def state_dict(self) -> State:
         """The number of each stream's episode and its actions so far: enough to take the same steps again."""
         actions = [

@@ -253,15 +253,19 @@ class Table:
 
     def replay_state_dict(self) -> State:
         """The experience itself: the streams' bytes, the live items and the selector."""
-        return {
-            "streams": self.streams.state_dict(int(self._ends.max()) + 1),
-            "items": self._items.state_dict(),
-            "selector": self._selector.state_dict(),
-        }
+        return {"streams": self.streams.state_dict(int(self._ends.max()) + 1), **self.selection_state_dict()}
 
     def load_replay_state_dict(self, state: State) -> None:
         """The experience of `replay_state_dict`."""
         self.streams.load_state_dict(state["streams"])
+        self.load_selection_state_dict(state)
+
+    def selection_state_dict(self) -> State:
+        """Which items there are and which comes next, without what they hold."""
+        return {"items": self._items.state_dict(), "selector": self._selector.state_dict()}
+
+    def load_selection_state_dict(self, state: State) -> None:
+        """The items and the selector of `selection_state_dict`."""
         self._items.load_state_dict(state["items"])
         self._selector.load_state_dict(state["selector"])
 

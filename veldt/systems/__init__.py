@@ -10,7 +10,7 @@ from typing import Any
 from veldt.data import EnvSpec
 from veldt.errors import ConfigError, did_you_mean
 from veldt.program import Program
-from veldt.systems import a3c, apex, apex_dpg, dqn, gorila, impala, r2d2
+from veldt.systems import a3c, apex, apex_dpg, dqn, gorila, impala, r2d2, r2d3
 from veldt.systems.presets import PRESETS, Preset
 
 
@@ -48,6 +48,7 @@ SYSTEMS: dict[str, System] = {
     "apex-dpg": System("apex-dpg", apex_dpg.ApexDPGConfig, apex_dpg.program, apex_dpg.agent, PRESETS["apex-dpg"], "processes"),
     "impala": System("impala", impala.ImpalaConfig, impala.program, impala.agent, PRESETS["impala"], "processes"),
     "r2d2": System("r2d2", r2d2.R2D2Config, r2d2.program, r2d2.agent, PRESETS["r2d2"], "processes"),
+    "r2d3": System("r2d3", r2d3.R2D3Config, r2d3.program, r2d3.agent, PRESETS["r2d3"], "processes"),
 }
 
 

@@ -61,6 +61,8 @@ _SMALL_R2D2: dict[str, Any] = {
     "epsilon_base": 0.1,
 }
 
+_SMALL_R2D3: dict[str, Any] = {**_SMALL_R2D2, "sequence_steps": 10, "overlap_steps": 0, "demo_ratio": 1 / 16}
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "dqn": {
         "paper": PAPER,
@@ -283,6 +285,13 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "memory": Preset(
             {**_SMALL_R2D2, "replay_steps": 200_000, "epsilon_base": 0.4, "steps": 300_000},
             fits="MiniGrid-Memory|(.*:)?t_?maze",
+        ),
+    },
+    "r2d3": {
+        "paper": PAPER,
+        "cartpole": Preset({**_SMALL_R2D3, "steps": 60_000}, fits="CartPole"),
+        "minigrid": Preset(
+            {**_SMALL_R2D3, "replay_steps": 200_000, "epsilon_base": 0.4, "steps": 300_000}, fits="MiniGrid-|BabyAI-"
         ),
     },
 }

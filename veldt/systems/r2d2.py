@@ -104,11 +104,15 @@ def agent(c: R2D2Config, env: EnvSpec) -> Callable[[], RecurrentQAgent]:
     return partial(RecurrentQAgent, env, c.network)
 
 
+def objective(c: R2D2Config) -> RecurrentQLearning:
+    """What R2D2 minimises."""
+    return RecurrentQLearning(c.n_steps, c.discount, c.reward_clip, c.rescaling_epsilon, c.priority_eta)
+
+
 def program(c: R2D2Config, env: EnvSpec) -> Program:
     """The R2D2 of these settings on this environment."""
     shared = c.n_steps, c.discount, c.reward_clip, c.rescaling_epsilon, c.priority_eta
     rate = SequencePriorities(c.sequence_steps, c.view.period_steps, *shared)
     optimizer = AdamConfig(c.learning_rate, beta1=0.9, beta2=0.999, epsilon=c.optimizer_epsilon)
     exploration = EpsilonLadder(c.epsilon_base, c.epsilon_power)
-    loss = RecurrentQLearning(*shared)
-    return assemble(c, env, agent(c, env), loss, optimizer, exploration, (c.view, rate), c.network.state)
+    return assemble(c, env, agent(c, env), objective(c), optimizer, exploration, (c.view, rate), c.network.state)
