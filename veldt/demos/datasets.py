@@ -23,7 +23,7 @@ from veldt.data import ActionSpec, ArraySpec, EnvSpec, Tree, tree_from_items, tr
 from veldt.envs.spaces import action_spec, observation_spec
 from veldt.errors import ConfigError, DatasetRefused, EnvironmentRefused
 
-NAME = re.compile(r"(?:[-\w][-\w/]*/)?[-\w]+-v\d+")
+NAME = re.compile(r"(?:[-\w]{2,}(?:/[-\w]+)*/)?[-\w]+-v\d+")
 """A dataset's name, with namespaces before it and its version behind it: `minigrid/doorkey-v0`."""
 
 RECORDED_IN = "veldt_env"
