@@ -16,6 +16,7 @@ from veldt.replay.streams import available_bytes
 from veldt.request import versions
 
 EXTRAS = {
+    "minari": "minari",
     "minatar": "minatar",
     "minigrid": "minigrid",
     "mujoco": "mujoco",

@@ -159,7 +159,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}
-    for package in ("veldt", "torch", "numpy", "gymnasium", "ale-py", "minatar", "minigrid", "mujoco"):
+    for package in ("veldt", "torch", "numpy", "gymnasium", "ale-py", "minari", "minatar", "minigrid", "mujoco"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
