@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--anew", action="store_true", help="make runs again that are kept")
     asked = parser.parse_args()
+    torch.set_num_threads(1)  # the network is small
     for name in asked.only:
         record(LEVELS[name])
     with ThreadPoolExecutor(asked.jobs) as pool:
