@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import h5py
-import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
-from minari.data_collector import EpisodeBuffer
 
 from tests.systems.toys import Corridor, corridor, endless, lock, walks_right
 from veldt.core import Place
@@ -27,6 +24,9 @@ from veldt.envs import EnvOptions, make_env_spec
 from veldt.errors import ConfigError, DatasetRefused
 from veldt.replay.selectors import Proportional
 from veldt.replay.sequences import Sequences
+
+minari = pytest.importorskip("minari")
+h5py = pytest.importorskip("h5py")
 
 
 class Showing(gymnasium.Env[Any, int]):
@@ -150,7 +150,7 @@ def stored(name: str, observation_space: Any, action_space: Any, **fields: Any) 
     with warnings.catch_warnings():  # about what a dataset might say of its author
         warnings.simplefilter("ignore", UserWarning)
         minari.create_dataset_from_buffers(
-            name, [EpisodeBuffer(**whole)], observation_space=observation_space, action_space=action_space
+            name, [minari.data_collector.EpisodeBuffer(**whole)], observation_space=observation_space, action_space=action_space
         )
 
 

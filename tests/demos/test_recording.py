@@ -20,6 +20,9 @@ from veldt.demos.recording import record
 from veldt.envs import make_env_spec
 from veldt.errors import ConfigError, EnvironmentRefused
 
+pytest.importorskip("minari")
+pytest.importorskip("h5py")
+
 CORRIDOR = "tests.systems.toys:corridor"
 
 

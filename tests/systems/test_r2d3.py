@@ -111,6 +111,31 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(tmp_path: Path) -> No
     stopped_and_resumed_equals_whole(tmp_path, COMMAND)
 
 
+def test_without_its_replay_a_run_resumes_with_its_demonstrations(tmp_path: Path) -> None:
+    settings = {**TINY, "runtime": "inline", "steps": 600, "checkpoint_replay": False}
+    veldt.train("r2d3", corridor, out=tmp_path / "run", **settings)
+    resumed = veldt.resume(tmp_path / "run", steps=2_000)
+    assert resumed.progress.steps > 1_900
+    assert read(tmp_path / "run" / "metrics.csv")["demo_share"].values[-1] > 0
+
+
+def test_with_stored_states_the_agents_sequences_start_from_them_and_demonstrations_from_zeros() -> None:
+    config = R2D3Config(**{name: value for name, value in TINY.items() if name in R2D3Config.__dataclass_fields__})
+    config = replace(config, initial_state="stored", burn_in_steps=2, sequence_steps=3, demo_ratio=0.5, actors=1)
+    runtime = InlineRuntime(program(config, make_env_spec(corridor)), seed=1, device="cpu")
+    runtime.run(lambda: runtime.parts["replay"].inserted_steps < 1_000)
+    prefixed = {"own": 0, "demonstrations": 0}
+    for _ in range(20):
+        batch = runtime.parts["mixture"].sample()
+        for item, key in enumerate(batch.keys):
+            starts_later = bool(batch.data.prefix[:, item].sum() == 2) and not bool(batch.data.first[:, item].any())
+            stored = bool(batch.data.state["h"][item].any())
+            assert stored == (starts_later and key >= 0)
+            prefixed["own" if key >= 0 else "demonstrations"] += starts_later
+    assert prefixed["own"] > 0
+    runtime.close()
+
+
 def test_a_run_is_not_resumed_with_other_demonstrations(tmp_path: Path, datasets: Path) -> None:
     record("toys/changing-v0", corridor, "walks_right", 6)
     settings = {**TINY, "demos": "toys/changing-v0", "runtime": "inline", "steps": 600}

@@ -33,8 +33,9 @@ class Window:
         self.sources, self.stack, self.count = sources, frame_stack, count
         self._spec, self._large_fields = sources[0].spec, sources[0].large
         self.history = max(history, frame_stack - 1)  # rows before the item: its first stack reaches back to them
-        self._offsets = np.arange(-self.history, steps + 1)[:, None]
-        self._records = sources[0].empty_records(len(self._offsets), count)
+        offsets = np.arange(-self.history, steps + 1)[:, None]
+        self._offsets = [offsets * streams.columns for streams in sources]
+        self._records = sources[0].empty_records(len(offsets), count)
         self._words = self._records.view(np.int64).reshape(self._records.size, -1)
         self._items = np.arange(count)
         self._back = np.arange(frame_stack - 1, -1, -1)
@@ -44,10 +45,11 @@ class Window:
         """Gathers the records around `keys`, an array for each of the sources, K in all; those of the items' own rows, [steps + 1, K]."""
         self._parts: list[Part] = []
         start = 0
-        for streams, own in zip(self.sources, keys, strict=True):
+        for streams, offsets, own in zip(self.sources, self._offsets, keys, strict=True):
             if len(own):
                 part = Part(streams, own, own % streams.slots, slice(start, start + len(own)))
-                streams.gather_records(part.slots + self._offsets * streams.columns, self._records[:, part.items])
+                room = self._records if len(own) == self.count else self._records[:, part.items]
+                streams.gather_records(part.slots + offsets, room)
                 self._parts.append(part)
                 start += len(own)
         return self._records[self.history :]
@@ -61,8 +63,13 @@ class Window:
 
     def _gather(self, path: str, rows: np.ndarray, out: torch.Tensor, axis: int) -> None:
         """Copies the large field at `path` of each item's `rows` into `out`; items are axis `axis` of both, or `rows` has 1 there."""
-        shape = [-1 if dimension == axis else 1 for dimension in range(rows.ndim)]
+        shape = tuple(-1 if dimension == axis else 1 for dimension in range(rows.ndim))
         for streams, _, slots, items in self._parts:
+            if len(slots) == self.count:
+                streams.gather_large(
+                    path, (slots.reshape(shape) + rows * streams.columns).reshape(-1), out.flatten(0, rows.ndim - 1)
+                )
+                return
             mine = (slice(None),) * axis + (items,)
             at = slots.reshape(shape) + (rows[mine] if rows.shape[axis] > 1 else rows) * streams.columns
             part = out[mine]
@@ -76,6 +83,8 @@ class Window:
 
         offset: which of the schedule's, see `Streams.gather_states`.
         """
+        if out is None:
+            return
         rows = np.broadcast_to(rows, self.count)
         for streams, keys, _, items in self._parts:
             mine = tree_map(lambda leaf, items=items: leaf[items], out)
