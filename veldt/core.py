@@ -217,6 +217,10 @@ class Ring(Protocol):
     def open(self) -> Room:
         """The room, in the memory that the ring was made with."""
 
+    def apart(self) -> Ring:
+        """A ring in private memory of whoever opens it, for a writer on another machine. It holds the newest `rows` rows: what the
+        writer has not handed over, and what it looks back at."""
+
 
 class StepCount(Protocol):
     """Who knows how many steps were taken: a memory, or a port that stands for one."""

@@ -21,6 +21,7 @@ EXTRAS = {
     "minigrid": "minigrid",
     "mujoco": "mujoco",
     "envpool": "envpool",
+    "ray": "ray",
     "video": "imageio_ffmpeg",
 }
 """The module that each extra brings."""

@@ -148,7 +148,8 @@ def _check_sizes(config: Any, run: RunOptions) -> None:
     cores = os.cpu_count() or 1
     counts = (getattr(config, name, None) for name in ("actors", "bundles", "workers"))
     actors: Any = next((count for count in counts if count), 1)
-    if actors > ACTORS_PER_CORE * cores:
+    elsewhere = run.runtime == "ray" and os.environ.get("RAY_ADDRESS")
+    if actors > ACTORS_PER_CORE * cores and not elsewhere:
         warnings.warn(f"{actors} actors on {cores} cores: expect slowdown", stacklevel=2)
     if run.threads is not None and run.threads > cores:
         warnings.warn(f"{run.threads} threads on {cores} cores: expect slowdown", stacklevel=2)
@@ -159,7 +160,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}
-    for package in ("veldt", "torch", "numpy", "gymnasium", "ale-py", "minari", "minatar", "minigrid", "mujoco"):
+    for package in ("veldt", "torch", "numpy", "gymnasium", "ale-py", "minari", "minatar", "minigrid", "mujoco", "ray"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

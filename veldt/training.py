@@ -29,10 +29,13 @@ from veldt.runs.files import Skipped
 from veldt.runs.folder import RunFolder
 from veldt.runs.metrics import MetricsTable
 from veldt.runs.monitor import Monitor
+from veldt.runs.options import parse_resources
 from veldt.runs.policy import save_policy
 from veldt.runs.progress import Progress
 from veldt.runs.report import draw_curve
 from veldt.runtime.building import joined, replicas_of
+from veldt.runtime.cluster import Actors
+from veldt.runtime.cluster_start import ClusterOptions
 from veldt.runtime.inline import InlineRuntime
 from veldt.runtime.processes import ProcessRuntime
 
@@ -86,7 +89,13 @@ def train(system: str, env: Env, *, preset: str = "auto", on_round: OnRound | No
     """
     request = make_request(system, env, preset, values)
     stretch = _Stretch(request, on_round)  # whatever the parts refuse is refused before there is a folder
-    folder = RunFolder.create(request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite)
+    try:
+        folder = RunFolder.create(
+            request.folder, request.as_dict(), request.differs(), versions(), overwrite=request.run.overwrite
+        )
+    except BaseException:
+        stretch.close()
+        raise
     return stretch.run(folder)
 
 
@@ -148,8 +157,11 @@ def make_runtime(program: Program, request: Request) -> InlineRuntime | ProcessR
             f"the environment factory cannot be sent to another process ({error}); "
             f"pass a module-level function or 'package.module:callable', or use --runtime inline"
         ) from error
+    transport = None
+    if request.runtime == "ray":
+        transport = Actors(ClusterOptions(run.actor_cpus, parse_resources(run.actor_resources), run.min_actors))
     return ProcessRuntime(
-        program, seed=run.seed, device=run.device, lockstep=run.lockstep, stuck_seconds=run.stuck_seconds
+        program, seed=run.seed, device=run.device, lockstep=run.lockstep, stuck_seconds=run.stuck_seconds, transport=transport
     )  # fmt: skip
 
 
@@ -166,6 +178,10 @@ class _Stretch:
         parts = self._runtime.parts
         self._memories: list[RunMemory] = [parts[name] for name in replicas_of(program, program.memory)]
         self._parameters: Parameters = joined([parts[name] for name in replicas_of(program, program.parameters)])
+
+    def close(self) -> None:
+        """Lets go of what was built, if it is not to be run."""
+        self._runtime.close()
 
     def run(self, folder: RunFolder, loaded: Loaded | None = None) -> Result:
         """Runs to the end and writes into `folder` what a run leaves behind."""

@@ -49,6 +49,9 @@ REFUSALS: list[tuple[str, list[str], str]] = [
     ("resume nothing", ["train", "--resume", "{tmp}/nowhere"], "holds no run"),
     ("resume with an environment", [*CARTPOLE, "--resume", "{tmp}/nowhere"], "leave out 'dqn CartPole-v1'"),
     ("evaluate nothing", ["eval", "{tmp}/nowhere"], "nowhere"),
+    ("resources", [*CARTPOLE, "--runtime", "ray", "--actor-resources", "sim"],
+     "actor_resources must be written as name=amount,name=amount with amounts > 0, got 'sim'"),
+    ("no actors to begin with", [*CARTPOLE, "--runtime", "ray", "--min-actors", "0"], "min_actors must be >= 1, got 0"),
     ("no episodes", ["eval", "{tmp}/nowhere", "--episodes", "0"], "episodes must be >= 1, got 0"),
 ]  # fmt: skip
 

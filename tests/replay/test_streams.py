@@ -1,5 +1,7 @@
 """Streams store rows and give them back; what cannot fit is refused with the numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from veldt.data import ArraySpec, tree_from_items, tree_items
 from veldt.errors import ResourceError
 from veldt.replay import streams
 from veldt.replay.selectors import Uniform
-from veldt.replay.streams import PACKED_BYTES, Streams, StreamsOf, require_memory, step_bytes
+from veldt.replay.streams import PACKED_BYTES, Streams, require_memory, step_bytes
 from veldt.replay.views import Transitions
 
 dtypes = st.sampled_from(["bool", "uint8", "int32", "int64", "float32", "float64", "float16", "int8"])
@@ -110,7 +112,7 @@ def test_streams_on_a_copy_of_the_arena_are_the_same_streams():
     arena = Kept()
     table = make_table(Transitions(1, 0.9), Uniform(), place=Place(arena=lambda: arena), actors=2)
     ring = table.ring(1)
-    opened = StreamsOf(ring.spec, ring.rows, ring.columns, ring.start, ring.stop, Kept(arena.pieces)).open().rows
+    opened = replace(ring, arena=Kept(arena.pieces)).open().rows
     opened["reward"][5, 1] = 7.0
     assert table.inlet(1).rows["reward"][5, 1] == 7.0
     assert not table.inlet(0).rows["reward"].any()

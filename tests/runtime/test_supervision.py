@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from veldt.errors import ResourceError
+from veldt.runtime.process import WorkerProcess
 from veldt.runtime.supervision import (
     RESTARTS,
     Pace,
@@ -90,6 +91,12 @@ def test_nobody_is_called_slow_too_early(one, peers, now):
     assert slower_than_peers(one, peers, now) is None
 
 
+def spoke(*lines: str) -> WorkerProcess:
+    body = WorkerProcess()
+    body.lines.extend(lines)
+    return body
+
+
 def died(code: int, **noted) -> str:
     worker = Supervised("actor 3", "actor", RESTARTS, "some")
     for name, value in noted.items():
@@ -102,7 +109,7 @@ def test_a_death_is_described_by_its_cause():
     report = Report({}, {}, {}, 9_100_000_000)
     assert died(-signal.SIGKILL, report=report) == "actor 3 killed by signal 9 (likely out of memory: RSS 9.1 GB)"
     assert died(3) == "actor 3 ended with exit code 3"
-    assert died(3, lines=["a", "b", "", "c"]) == "actor 3 ended with exit code 3; its last lines: b | c"
+    assert died(3, body=spoke("a", "b", "", "c")) == "actor 3 ended with exit code 3; its last lines: b | c"
     assert died(1, failed=Failed(None, "KeyError: 'x'", "...")) == "actor 3: KeyError: 'x'"
 
 

@@ -15,14 +15,14 @@ What a row means is the business of `veldt.data`; which rows may be read, of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 
-from veldt.core import Arena, Room, State, StateSchedule
+from veldt.core import Arena, PrivateArena, Room, State, StateSchedule
 from veldt.data import ArraySpec, Tree, tree_from_items, tree_items, tree_leaves, tree_map
 from veldt.errors import ResourceError
 
@@ -100,7 +100,10 @@ def _layout(spec: dict[str, Tree]) -> tuple[np.dtype[np.void], dict[str, ArraySp
 
 @dataclass(frozen=True)
 class StreamsOf:
-    """A way to columns [start, stop) of streams, which can be sent to another process: a `core.Ring`."""
+    """A way to columns [start, stop) of streams, which can be sent to another process: a `core.Ring`.
+
+    recent_rows: so many of the newest rows are written or looked at by their writer.
+    """
 
     spec: dict[str, Tree]
     rows: int
@@ -108,11 +111,17 @@ class StreamsOf:
     start: int
     stop: int
     arena: Arena
+    recent_rows: int
     carried: Carried = NOTHING
 
     def open(self) -> Room:
         """The columns' room, in the memory of the arena."""
         return Streams(self.spec, self.rows, self.columns, self.arena, self.carried).room_of(self.start, self.stop)
+
+    def apart(self) -> StreamsOf:
+        """See `core.Ring`."""
+        columns, rows = self.stop - self.start, min(self.rows, self.recent_rows)
+        return replace(self, rows=rows, columns=columns, start=0, stop=columns, arena=PrivateArena())
 
 
 class Streams:

@@ -134,7 +134,10 @@ class Table:
     def ring(self, actor: int) -> StreamsOf:
         """The way to the rows of `actor` for another process."""
         first, of = actor * self._streams_per_actor, self.streams
-        return StreamsOf(of.spec, self.rows, of.columns, first, first + self._streams_per_actor, self._arena, of.carried)
+        recent = self._window + self._history + UNROLLS_AHEAD * self._unroll_steps + 1
+        return StreamsOf(
+            of.spec, self.rows, of.columns, first, first + self._streams_per_actor, self._arena, recent, of.carried
+        )
 
     def end(self, actor: int) -> int:
         """Rows that `actor` has committed."""

@@ -28,14 +28,24 @@ class RunOptions:
     minutes: float | None = None
     """Stop after so much wall time."""
 
-    runtime: Literal["inline", "processes"] | None = None
-    """Where the parts run: inline, all in this process; processes, actors and evaluator beside it. By default the system's own."""
+    runtime: Literal["inline", "processes", "ray"] | None = None
+    """Where the parts run: inline, all in this process; processes, actors and evaluator beside it; ray, those on the Ray cluster at
+    RAY_ADDRESS, or on a Ray of this machine that lasts as long as the run. By default the system's own."""
+
+    actor_cpus: float = 1.0
+    """With ray: CPUs of the cluster that each actor, and the evaluator, takes."""
+
+    actor_resources: str | None = None
+    """With ray: custom resources that each of them takes, as in sim=1,license=0.5."""
+
+    min_actors: int | None = None
+    """With ray: so many actors must fit on the cluster for the run to begin, the others join as it grows; by default all."""
 
     lockstep: bool = False
-    """With processes: actors and learner take turns as they do inline. Slower, and repeatable bit for bit."""
+    """With processes or ray: actors and learner take turns as they do inline. Slower, and repeatable bit for bit."""
 
     stuck_seconds: float = 60.0
-    """With processes: one that makes no progress for so long, although it could, is killed and replaced."""
+    """With processes or ray: one that makes no progress for so long, although it could, is killed and replaced."""
 
     device: str = "cpu"
     """Where the learner computes: cpu, cuda, cuda:1, ..."""
@@ -76,6 +86,10 @@ class RunOptions:
         for name in ("eval_every_steps", "log_every_steps", "threads"):
             if getattr(self, name) is not None:
                 require_at_least(name, getattr(self, name), 1)
+        if self.min_actors is not None:
+            require_at_least("min_actors", self.min_actors, 1)
+        require_at_least("actor_cpus", self.actor_cpus, 0)
+        parse_resources(self.actor_resources)
         if not self.stuck_seconds > 0:
             raise ConfigError(f"stuck_seconds must be > 0, got {self.stuck_seconds:g}")
         require_at_least("checkpoint_minutes", self.checkpoint_minutes, 0)
@@ -94,3 +108,21 @@ class RunOptions:
     def log_period_steps(self) -> int:
         """Agent steps between rows of the metrics table."""
         return self.log_every_steps or max(500, self.steps // 400)
+
+
+def parse_resources(text: str | None) -> dict[str, float]:
+    """Custom resources by name, written as `name=amount,name=amount`.
+
+    Raises:
+        ConfigError: it is written otherwise, or an amount is not above 0.
+    """
+    found: dict[str, float] = {}
+    for part in (text or "").split(",") if text else ():
+        name, _, amount = (piece.strip() for piece in part.partition("="))
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            found[name] = 0.0
+        if not name or not found[name] > 0:
+            raise ConfigError(f"actor_resources must be written as name=amount,name=amount with amounts > 0, got {text!r}")
+    return found

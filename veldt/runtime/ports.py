@@ -6,7 +6,7 @@ messages travel. Nothing here waits: an inlet may write while it has credit, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,10 +16,8 @@ import torch
 from veldt.core import Ring, Shareable
 from veldt.data import Versions, Weights
 from veldt.runtime.docks import Dock, ShardPort
-from veldt.runtime.shared import Board, Publication
-
-Send = Callable[[Any], None]
-"""Sends a message to the home process."""
+from veldt.runtime.shared import Publication
+from veldt.runtime.transport import Counters, Send
 
 
 class OpenInlet(NamedTuple):
@@ -53,7 +51,7 @@ class MemoryLink:
     ring: Ring
     end: int
 
-    def open(self, board: Board, send: Send) -> MemoryPort:
+    def open(self, board: Counters, send: Send) -> MemoryPort:
         """The port."""
         return MemoryPort(self, board, send)
 
@@ -61,7 +59,7 @@ class MemoryLink:
 class MemoryPort:
     """A memory in the home process, as its actors and evaluators see it."""
 
-    def __init__(self, link: MemoryLink, board: Board, send: Send) -> None:
+    def __init__(self, link: MemoryLink, board: Counters, send: Send) -> None:
         self._link, self._board, self._send = link, board, send
         self.inlets: dict[int, InletPort] = {}
 
@@ -107,7 +105,7 @@ class ParametersLink:
     node: str
     publication: Publication
 
-    def open(self, board: Board, send: Send) -> ParametersPort:
+    def open(self, board: Counters, send: Send) -> ParametersPort:
         """The port."""
         return ParametersPort(self, board)
 
@@ -115,7 +113,7 @@ class ParametersLink:
 class ParametersPort:
     """Parameters in the home process, for those who only follow them."""
 
-    def __init__(self, link: ParametersLink, board: Board) -> None:
+    def __init__(self, link: ParametersLink, board: Counters) -> None:
         self._node, self._publication, self._board = link.node, link.publication, board
         self._tensors = link.publication.room()
 
@@ -146,7 +144,7 @@ class SharedLink:
     part: Shareable
     user: int
 
-    def open(self, board: Board, send: Send) -> Any:
+    def open(self, board: Counters, send: Send) -> Any:
         """The part."""
         return self.part.of(self.user)
 
@@ -158,7 +156,7 @@ class ShardsLink:
     docks: tuple[Dock, ...]
     user: int
 
-    def open(self, board: Board, send: Send) -> Any:
+    def open(self, board: Counters, send: Send) -> Any:
         """What the shards' class joins their ports into."""
         return self.docks[0].join([ShardPort(dock, self.user) for dock in self.docks])
 
@@ -169,7 +167,7 @@ class CountLink:
 
     labels: tuple[str, ...]
 
-    def open(self, board: Board, send: Send) -> Any:
+    def open(self, board: Counters, send: Send) -> Any:
         """Their counters."""
         return [StepCounter(label, board) for label in self.labels]
 
@@ -177,16 +175,13 @@ class CountLink:
 class StepCounter:
     """The steps of a memory in another process: a `core.StepCount`."""
 
-    def __init__(self, label: str, board: Board) -> None:
+    def __init__(self, label: str, board: Counters) -> None:
         self._label, self._board = label, board
 
     @property
     def inserted_steps(self) -> int:
         """Agent steps inserted since the run began."""
         return self._board[steps_of(self._label)]
-
-
-Link = MemoryLink | ParametersLink | SharedLink | ShardsLink | CountLink
 
 
 def most_of(node: str) -> str:

@@ -20,13 +20,14 @@ its own costs that memory.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 
-from veldt.core import Parameters, Place, Saved, Shareable, State, Worker, Writable
+from veldt.core import Arena, Parameters, Place, Saved, Shareable, State, Worker, Writable
+from veldt.data import Weights
 from veldt.errors import ConfigError
 from veldt.program import Bundle, Node, Program
 from veldt.runtime import scheduler
@@ -35,7 +36,6 @@ from veldt.runtime.docks import Dock
 from veldt.runtime.placement import Placement, class_of, is_shard
 from veldt.runtime.ports import (
     CountLink,
-    Link,
     MemoryLink,
     ParametersLink,
     ShardsLink,
@@ -44,10 +44,12 @@ from veldt.runtime.ports import (
     steps_of,
     version_of,
 )
+from veldt.runtime.process import Descriptors, WorkerProcess
 from veldt.runtime.remote import RemoteActor, RemoteEvaluator, RemoteMemory, RemotePart, RemoteShard
-from veldt.runtime.shared import Board, Publication, SharedArena
+from veldt.runtime.shared import Bell, Board, Publication, SharedArena
 from veldt.runtime.supervision import RESTARTS, RestartLimits, Supervised, require_descriptors
 from veldt.runtime.switchboard import Switchboard
+from veldt.runtime.transport import Link, Transport
 from veldt.runtime.worker import Launch
 
 STALL_SECONDS = 30.0
@@ -66,6 +68,7 @@ class ProcessRuntime:
         stuck_seconds: float,
         stall_seconds: float = STALL_SECONDS,
         restarts: RestartLimits = RESTARTS,
+        transport: Transport | None = None,
     ) -> None:
         """Builds the home bundle; processes are started by `run`.
 
@@ -78,6 +81,7 @@ class ProcessRuntime:
         stuck_seconds: a worker that makes no progress for so long, although it could, is killed and replaced.
         stall_seconds: if there is no step and no update for so long, the user hears who waits for what.
         restarts: how often a worker may die and be replaced.
+        transport: what the workers live in; by default processes of this machine.
 
         Raises:
             ConfigError: a part needs more of one in another process than a link can carry, or `lockstep` a learner at home.
@@ -88,25 +92,29 @@ class ProcessRuntime:
         self._placement = placement = Placement.of(program)
         if lockstep and not placement.learns_at_home:
             raise ConfigError("lockstep needs the learner in the home process; to repeat this run, use --runtime inline")
-        require_descriptors(len(placement.workers))
-        crew = [Supervised(_worker_label(*one), one[0].name, restarts, _vital(one[0])) for one in placement.workers]
+        self._transport: Transport = transport or Processes()
+        self._transport.prepare(placement)
         self._docks = self._make_docks()
-        self._arenas: list[SharedArena] = []
-        self._board = Board(self._counters())
+        self._arenas: list[Arena] = []
+        heartbeats = [f"heartbeat {index}" for index in range(len(placement.workers))]
+        self._board = self._transport.board(self._counters(), heartbeats)
+        crew = self._crew(restarts, heartbeats)
         self._remote = {
             name: self._remote_part(crew[index], name, node, bundle, replica)
             for index, (bundle, replica) in enumerate(placement.workers)
             for name, node in _parts_of(bundle, replica)
         }
-        self._home = build(program, placement.home, seed=seed, device=device, arena=self._new_arena, outside=self._remote)
+        self._home = self._build(device)
         memories = {name: part for name, part in self._home.items() if isinstance(part, Writable)}
         parameters = {name: part for name, part in self._home.items() if isinstance(part, Parameters)}
         self._publications = {
-            name: _publish_first(part) for name, part in parameters.items() if not isinstance(part, Shareable)
+            name: self._transport.publish(name, _all_weights(part))
+            for name, part in parameters.items()
+            if not isinstance(part, Shareable)
         }
         self.switchboard = Switchboard(
             crew, self._remote, self._launch, memories, parameters, self._publications, self._board,
-            [dock.bells[len(crew)] for dock in self._docks.values()], self._progress,
+            self._transport.exchange([dock.bells[len(crew)] for dock in self._docks.values()]), self._progress,
             lockstep=lockstep, stuck_seconds=stuck_seconds, stall_seconds=stall_seconds,
         )  # fmt: skip
         self.parts: dict[str, Any] = {**self._remote, **self._home, "ports": self.switchboard}
@@ -114,17 +122,32 @@ class ProcessRuntime:
         self._workers |= {name: self._home[name] for name in placement.home_labels() if isinstance(self._home[name], Worker)}
         self._states: dict[str, State] = {}
 
-    def _new_arena(self) -> SharedArena:
-        self._arenas.append(SharedArena())
+    def _crew(self, restarts: RestartLimits, heartbeats: list[str]) -> list[Supervised]:
+        return [
+            Supervised(_worker_label(*one), one[0].name, restarts, _vital(one[0]), self._transport.body(heartbeat))
+            for one, heartbeat in zip(self._placement.workers, heartbeats, strict=True)
+        ]
+
+    def _build(self, device: str) -> dict[str, Any]:
+        """The parts of the home process."""
+        try:
+            return build(
+                self._program, self._placement.home, seed=self._seed, device=device, arena=self._new_arena, outside=self._remote
+            )
+        except BaseException:
+            self._transport.exchange(()).close()
+            raise
+
+    def _new_arena(self) -> Arena:
+        self._arenas.append(self._transport.arena())
         return self._arenas[-1]
 
     def _counters(self) -> list[str]:
-        """What the board counts."""
+        """What the board counts, beside heartbeats."""
         placement = self._placement
         home = placement.home_labels()
         remote = [name for bundle, replica in placement.workers for name, node in _parts_of(bundle, replica) if _counts(node)]
-        heartbeats = [f"heartbeat {index}" for index in range(len(placement.workers))]
-        return [*map(steps_of, home + remote), *map(most_of, remote), *map(version_of, home), *heartbeats]
+        return [*map(steps_of, home + remote), *map(most_of, remote), *map(version_of, home)]
 
     def _make_docks(self) -> dict[str, Dock]:
         """A dock for each shard, by label. Its users are all workers, and home. The shard that is built for it is not the one that runs."""
@@ -191,14 +214,7 @@ class ProcessRuntime:
             return ShardsLink(tuple(self._docks[name] for name in labels), index)
         if labels[0] not in self._home:
             return CountLink(tuple(labels))
-        part = self._home[node]
-        if isinstance(part, Writable):
-            return MemoryLink(node, part.ring(replica), part.end(replica))
-        if isinstance(part, Shareable):
-            return SharedLink(part, replica)
-        if isinstance(part, Parameters):
-            return ParametersLink(node, self._publications[node])
-        raise ConfigError(f"node {node!r} cannot be reached from another process")
+        return self._transport.link(node, self._home[node], replica, self._publications.get(node))
 
     def run(
         self,
@@ -247,13 +263,10 @@ class ProcessRuntime:
     def close(self) -> None:
         """Ends all processes, within seconds, and closes what holds resources."""
         self.switchboard.close()
-        for part in self._home.values():
-            if hasattr(part, "close"):
-                part.close()
-        for arena in self._arenas:
-            arena.close()
-        for shared in (*self._publications.values(), *self._docks.values(), self._board):
-            shared.close()  # type: ignore[attr-defined]
+        publications = self._publications.values()
+        for held in (*self._home.values(), *self._arenas, *publications, *self._docks.values(), self._board):
+            if hasattr(held, "close"):
+                held.close()
 
 
 def _parts_of(bundle: Bundle, replica: int) -> list[tuple[str, Node]]:
@@ -277,9 +290,46 @@ def _worker_label(bundle: Bundle, replica: int) -> str:
     return label(bundle.name, replica, bundle.replicas)
 
 
-def _publish_first(part: Parameters) -> Publication:
+def _all_weights(part: Parameters) -> Weights:
     weights = part.pull(())
     assert weights is not None
-    publication = Publication(weights.tensors)
-    publication.publish(weights)
-    return publication
+    return weights
+
+
+class Processes:
+    """Processes of this machine, which share memory with the home process: a `Transport`."""
+
+    def __init__(self) -> None:
+        self.arena: Callable[[], Arena] = SharedArena
+
+    def prepare(self, placement: Placement) -> None:
+        """Raises `ResourceError` if this process may not open the descriptors that the workers take."""
+        require_descriptors(len(placement.workers))
+
+    def board(self, counters: list[str], heartbeats: list[str]) -> Board:
+        """A row of counters that all see."""
+        return Board([*counters, *heartbeats])
+
+    def publish(self, node: str, weights: Weights) -> Publication:
+        """Two buffers that all see."""
+        publication = Publication(weights.tensors)
+        publication.publish(weights)
+        return publication
+
+    def link(self, node: str, part: Any, replica: int, newest: Any) -> Link:
+        """A ring of rows, a part that is shared as a whole, or the publication."""
+        if isinstance(part, Writable):
+            return MemoryLink(node, part.ring(replica), part.end(replica))
+        if isinstance(part, Shareable):
+            return SharedLink(part, replica)
+        if newest is not None:
+            return ParametersLink(node, newest)
+        raise ConfigError(f"node {node!r} cannot be reached from another process")
+
+    def body(self, heartbeat: str) -> WorkerProcess:
+        """A process."""
+        return WorkerProcess()
+
+    def exchange(self, bells: Sequence[Bell]) -> Descriptors:
+        """All their descriptors."""
+        return Descriptors(bells)

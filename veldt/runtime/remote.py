@@ -9,8 +9,8 @@ from veldt.core import State
 from veldt.data import Episode
 from veldt.runtime.docks import Dock, ShardPort
 from veldt.runtime.ports import most_of, steps_of
-from veldt.runtime.shared import Board
 from veldt.runtime.supervision import Supervised
+from veldt.runtime.transport import Counters
 from veldt.runtime.worker import Events, Report
 
 
@@ -103,7 +103,7 @@ class RemoteEvaluator(RemotePart):
 class RemoteMemory(RemotePart):
     """A memory whose actors and learner live with it: a `core.RunMemory`."""
 
-    def __init__(self, worker: Supervised, name: str, board: Board) -> None:
+    def __init__(self, worker: Supervised, name: str, board: Counters) -> None:
         super().__init__(worker, name)
         self._board = board
         self.insert_steps = self.capacity_steps = 0

@@ -1,19 +1,16 @@
-"""Supervision of one worker process: it is started, watched, its last words kept, and replaced within a budget.
+"""Supervision of one worker: it is started, watched, its last words kept, and replaced within a budget.
 
 A death is an event, never a silence. Who dies five times in a minute is in a loop and is left alone (quarantined); so is who
 dies a hundred times in all. Who makes no progress although it should is asked for its Python stack and killed. Who is much
-slower than its peers is left alone, and named.
+slower than its peers is left alone, and named. What a worker lives in is its *body*: a process here, or an actor of a cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
 import os
 import resource
-import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,16 +19,9 @@ from statistics import median
 from typing import Any, Literal
 
 from veldt.errors import ResourceError
-from veldt.runtime.channel import Channel
-from veldt.runtime.worker import DUMP_SIGNAL, Connection, Failed, Launch, Report, work
-
-DUMP_SECONDS = 1.0
-"""How long a stuck worker gets to print its stack."""
-
-KEPT_LINES = 40
-
-READS = 16
-"""Reads of a worker's output in a row, at most: one that never stops printing must not hold up the others."""
+from veldt.runtime.process import WorkerProcess
+from veldt.runtime.transport import Body, Line
+from veldt.runtime.worker import Failed, Launch, Report
 
 SLOW_TIMES, SLOW_SECONDS, SLOW_COMMITS = 4.0, 3.0, 10
 """Slow is who takes so many times as long for an unroll as the median of its peers, judged after so many seconds of its work and
@@ -124,34 +114,37 @@ def slower_than_peers(pace: Pace, peers: Sequence[Pace], now: float) -> float | 
 
 
 class Supervised:
-    """One worker, through all the processes that play its part one after the other."""
+    """One worker, through all the lives that play its part one after the other."""
 
-    def __init__(self, label: str, bundle: str, limits: RestartLimits, vital: Literal["each", "some", "no"]) -> None:
-        """`vital`: whether the run needs each worker of this bundle, or at least one, or none."""
+    def __init__(
+        self, label: str, bundle: str, limits: RestartLimits, vital: Literal["each", "some", "no"], body: Body | None = None
+    ) -> None:
+        """Args:
+        label: its name.
+        bundle: the name of its bundle.
+        limits: how often it may die.
+        vital: whether the run needs each worker of this bundle, or at least one, or none.
+        body: what it lives in; by default a process.
+        """
         self.label, self.bundle, self.vital = label, bundle, vital
+        self.body: Body = body or WorkerProcess()
         self.contributed: Callable[[], int] = lambda: 0
         """Beside what is committed to memories at home: unrolls in a memory of its own, updates of a shard."""
         self.owns = "the unroll under way"
-        """What is lost with its process."""
+        """What is lost with its life."""
         self.budget = RestartBudget(limits)
         self.pace = Pace()
         self.said_slow = False
         self.writes = False
-        """Whether any of its processes asked for leave to write."""
+        """Whether any of its lives asked for leave to write."""
         self.starts_at: float | None = 0.0
         """When to start (`time.monotonic()`); None while it runs, and for ever if it is quarantined."""
         self.quarantined = False
         self.ever_ready = False
         self.ready = False
-        """Whether its process lives and has built its parts."""
+        """Whether it lives and has built its parts."""
         self.failed: Failed | None = None
         self.report: Report | None = None
-        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._partial = b""
-        self.channel: Channel | None = None
-        self.output = -1
-        self.exit_handle = -1
-        self._process: Any = None
         self.inlets: dict[tuple[str, int], int] = {}
         """Credit that was given to (memory, actor) and not spent."""
         self.reply: Any = None
@@ -162,59 +155,39 @@ class Supervised:
 
     @property
     def commits(self) -> int:
-        """What it has contributed, with all its processes: unrolls committed, or, of a shard, its version."""
+        """What it has contributed, in all its lives: unrolls committed, or, of a shard, its version."""
         return self.pace.commits + self.contributed()
 
     @property
+    def channel(self) -> Line | None:
+        """The way to it, while it lives."""
+        return self.body.channel
+
+    @property
+    def lines(self) -> deque[str]:
+        """The last lines that it wrote."""
+        return self.body.lines
+
+    @property
     def alive(self) -> bool:
-        """Whether there is a process."""
-        return self._process is not None
+        """Whether it lives, or is being started."""
+        return self.body.channel is not None
 
     @property
     def pid(self) -> int | None:
-        """The process, if there is one."""
-        return self._process.pid if self._process is not None else None
+        """What tells this life from those before: a process by its pid."""
+        return self.body.life
 
     def start(self, launch: Launch) -> None:
-        """Starts a process. It never sees the signals that end the run: those are for its parent.
+        """Starts a life.
 
         Raises:
-            OSError: the system refuses another process, or the descriptors that it takes; nothing is left of the attempt.
+            OSError: the system refuses; nothing is left of the attempt.
         """
-        with contextlib.ExitStack() as undo:
-            ours, theirs = socket.socketpair()
-            undo.callback(ours.close)
-            undo.callback(theirs.close)
-            output, their_output = os.pipe()
-            undo.callback(os.close, output)
-            undo.callback(os.close, their_output)
-            os.set_blocking(output, False)
-            process = multiprocessing.get_context("spawn").Process(
-                target=work, args=(launch, Connection(theirs, their_output)), name=launch.label, daemon=True
-            )
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-            undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-            process.start()
-            undo.callback(_end, process)
-            exit_handle = os.pidfd_open(process.pid or 0) if hasattr(os, "pidfd_open") else os.dup(process.sentinel)
-            undo.pop_all()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-        os.close(their_output)
-        self.channel, self.output, self._process, self.exit_handle = Channel(ours), output, process, exit_handle
+        self.body.start(launch)
         self.starts_at, self.ready, self.failed, self.reply, self.report = None, False, None, None, None
         self.inlets = {}
         self._heartbeat, self._moved_at = 0, time.monotonic()
-
-    def read_output(self) -> None:
-        """Keeps the last lines that the worker wrote."""
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(READS):
-                data = os.read(self.output, 65536)
-                if not data:
-                    break
-                *lines, self._partial = (self._partial + data).split(b"\n")
-                self.lines.extend(line.decode(errors="replace") for line in lines)
 
     def is_stuck(self, heartbeat: int, should_move: bool, deadline_seconds: float) -> bool:
         """Whether the worker owes progress and its heartbeat has stood still for too long.
@@ -227,66 +200,20 @@ class Supervised:
             self._heartbeat, self._moved_at = heartbeat, now
         return now - self._moved_at > deadline_seconds
 
-    def dump_stack(self) -> str:
-        """The Python stack of the worker's main thread, innermost call first; empty if it does not answer."""
-        self.read_output()
-        self.lines.clear()
-        self.signal(signal.SIGCONT)
-        self.signal(DUMP_SIGNAL)
-        until = time.monotonic() + DUMP_SECONDS
-        while time.monotonic() < until and not any(line.startswith("  File") for line in self.lines):
-            time.sleep(0.02)
-            self.read_output()
-        time.sleep(0.05)
-        self.read_output()
-        calls = [line for line in self.lines if line.startswith("  File")]
-        loop = next((index for index, line in enumerate(calls) if line.endswith(" in run") and "scheduler.py" in line), None)
-        return "\n".join(calls[:loop])  # what called the loop is the same in every worker
-
-    def signal(self, number: int) -> None:
-        """Sends a signal to the process, if there is one."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
-
-    def wait(self, seconds: float) -> None:
-        """Waits for the process to end."""
-        if self._process is not None:
-            self._process.join(seconds)
-
     def bury(self) -> int:
-        """Lets go of an ended process, or kills it; its exit code, negative for a signal."""
-        process = self._process
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        code = int(process.exitcode)
-        self.read_output()
-        process.close()
-        for descriptor in (self.output, self.exit_handle):
-            os.close(descriptor)
-        assert self.channel is not None
-        self.channel.close()
-        self._process, self.channel, self.inlets, self.ready = None, None, {}, False
+        """Lets go of what has ended, or ends it; its exit code, negative if it was ended from outside."""
+        code = self.body.bury()
+        self.inlets, self.ready = {}, False
         self.pace.may_write(time.monotonic(), False)
         return code
 
     def describe_death(self, code: int) -> str:
         """How it died, in words."""
-        if self.failed is not None:
-            return f"{self.label}: {self.failed.text}"
-        if code < 0:
-            held = f": RSS {self.report.resident_bytes / 1e9:.1f} GB" if self.report else ""
-            likely = f" (likely out of memory{held})" if -code == signal.SIGKILL else ""
-            return f"{self.label} killed by signal {-code}{likely}"
-        last = " | ".join(line for line in list(self.lines)[-3:] if line.strip())
-        return f"{self.label} ended with exit code {code}" + (f"; its last lines: {last}" if last else "")
-
-
-def _end(process: Any) -> None:
-    process.kill()
-    process.join()
-    process.close()
+        return (
+            f"{self.label}: {self.failed.text}"
+            if self.failed is not None
+            else f"{self.label} {self.body.how(code, self.report)}"
+        )
 
 
 def open_descriptors() -> int | None:

@@ -6,8 +6,6 @@ to be started. Only `idle` and `paused` wait, always on all channels and all dea
 
 from __future__ import annotations
 
-import contextlib
-import selectors
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +15,9 @@ from veldt.core import Parameters, State, Worker, Writable
 from veldt.errors import RunError, WorkersLost
 from veldt.runtime.ports import Commit, Credit, OpenInlet, steps_of, version_of
 from veldt.runtime.remote import RemoteEvaluator, RemoteMemory, RemotePart
-from veldt.runtime.shared import Bell, Board, Publication
 from veldt.runtime.supervision import Supervised, in_words
 from veldt.runtime.telling import Stall, doings, slow_ones
+from veldt.runtime.transport import Counters, Exchange, Newest
 from veldt.runtime.worker import (
     Conclude,
     Concluded,
@@ -61,9 +59,9 @@ class Switchboard:
         launch: Callable[[int], Launch],
         memories: Mapping[str, Writable],
         parameters: Mapping[str, Parameters],
-        publications: Mapping[str, Publication],
-        board: Board,
-        bells: Sequence[Bell],
+        publications: Mapping[str, Newest],
+        board: Counters,
+        exchange: Exchange,
         counts: Callable[[], tuple[int, ...]],
         *,
         lockstep: bool,
@@ -72,11 +70,8 @@ class Switchboard:
     ) -> None:
         self.crew, self._parts, self._launch = crew, parts, launch
         self._memories, self._parameters = memories, parameters
-        self._publications, self._board = publications, board
+        self._publications, self._board, self._exchange = publications, board, exchange
         self._lockstep, self._stuck_seconds = lockstep, stuck_seconds
-        self._selector = selectors.DefaultSelector()
-        for bell in bells:
-            self._selector.register(bell, selectors.EVENT_READ, (bell, "bell"))
         self.say: Callable[[str], None] = print
         self.stopping: Callable[[], bool] = lambda: False
         """Whether the run is to end after this round: then nothing is waited for."""
@@ -126,21 +121,12 @@ class Switchboard:
             self._looked = now
             self._look(now)
         self._show_counters()
-        events = self._selector.select(seconds)
-        ended = []
-        for key, _ in events:
-            worker, kind = key.data
-            if kind == "channel":
-                self._receive(worker)
-            elif kind == "output":
-                worker.read_output()
-            elif kind == "bell":
-                worker.silence()
-            else:
-                ended.append(worker)
+        anything, heard, ended = self._exchange.wait(seconds)
+        for worker in heard:
+            self._receive(worker)
         for worker in ended:
             self._bury(worker)
-        return bool(events)
+        return anything
 
     def _show_counters(self) -> None:
         for name, memory in self._memories.items():
@@ -192,8 +178,7 @@ class Switchboard:
         for message in worker.channel.receive():
             self._handle(worker, message)
         if worker.channel.closed:  # its death is an event of its own
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(worker.channel)
+            self._exchange.hang_up(worker)
 
     def _handle(self, worker: Supervised, message: Any) -> None:
         if isinstance(message, Commit):
@@ -238,7 +223,7 @@ class Switchboard:
             if worker.channel is not None:
                 worker.channel.flush()
             if worker.alive and worker.is_stuck(self._board[f"heartbeat {index}"], self._owes(worker), self._stuck_seconds):
-                stack = worker.dump_stack()
+                stack = worker.body.dump_stack()
                 where = f"; stack, innermost call first:\n{stack}" if stack else "; it did not print its stack"
                 self._bury(worker, f"{worker.label} stuck for {self._stuck_seconds:g} s{where}\n{worker.label} killed")
 
@@ -254,17 +239,13 @@ class Switchboard:
         except OSError as error:
             self._plan(worker, f"{worker.label} could not be started: {in_words(error)}", None)
             return
-        self._selector.register(worker.channel, selectors.EVENT_READ, (worker, "channel"))  # type: ignore[arg-type]
-        self._selector.register(worker.output, selectors.EVENT_READ, (worker, "output"))
-        self._selector.register(worker.exit_handle, selectors.EVENT_READ, (worker, "exit"))
+        self._exchange.add(worker)
 
     def _let_go(self, worker: Supervised) -> int:
         """Takes the last messages of a worker that is gone or to be killed; its exit code."""
         assert worker.channel is not None
         self._receive(worker)
-        for descriptor in (worker.channel, worker.output, worker.exit_handle):
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(descriptor)
+        self._exchange.remove(worker)
         for (node, _), credit in worker.inlets.items():
             self._ahead[node] -= credit
         return worker.bury()
@@ -364,7 +345,8 @@ class Switchboard:
         """Kills all workers at once; how many there were."""
         alive = [worker for worker in self.crew if worker.alive]
         for worker in alive:
-            worker.signal(9)
+            worker.body.kill()
+        self._exchange.kill()
         return len(alive)
 
     def close(self) -> None:
@@ -377,11 +359,11 @@ class Switchboard:
             if worker.channel is not None:
                 worker.channel.send(Stop())
             if not worker.ready:  # it would hear of it only when it is built
-                worker.signal(9)
+                worker.body.kill()
         until = time.monotonic() + STOP_SECONDS
         while time.monotonic() < until and any(worker.alive for worker in self.crew):
             self._pump(LOOK_SECONDS)
         for worker in self.crew:
             if worker.alive:
                 self._let_go(worker)
-        self._selector.close()
+        self._exchange.close()

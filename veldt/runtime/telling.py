@@ -17,7 +17,7 @@ def doings(crew: Sequence[Supervised], memories: Mapping[str, Writable], now: fl
         elif not worker.alive:
             texts.append(f"{worker.label} is being started again")
         elif not worker.ready:
-            texts.append(f"{worker.label} is starting")
+            texts.append(f"{worker.label} {worker.body.starting}")
         for (node, actor), credit in worker.inlets.items():
             if credit:
                 texts.append(f"{worker.label} writes, for {worker.pace.writing_for(now):.0f} s now")

@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import reduction
 from typing import Any, NamedTuple, NoReturn
@@ -37,8 +37,9 @@ from veldt.program import Node
 from veldt.runtime import scheduler
 from veldt.runtime.channel import Channel
 from veldt.runtime.docks import Dock, ShardServer
-from veldt.runtime.ports import Credit, Link, MemoryLink, MemoryPort, most_of, steps_of
-from veldt.runtime.shared import Bell, Board
+from veldt.runtime.ports import Credit, MemoryPort, most_of, steps_of
+from veldt.runtime.shared import Bell
+from veldt.runtime.transport import Counters, Line, Link
 
 REPORT_SECONDS = 0.5
 """Between two reports of a worker, and between two looks of its watching thread."""
@@ -143,7 +144,7 @@ class Launch:
     links: Mapping[str, Link]
     bells: tuple[Bell, ...]
     docks: Mapping[str, Dock]
-    board: Board
+    board: Counters
     heartbeat: str
     states: bytes
     replays: bytes
@@ -167,17 +168,27 @@ def work(launch: Launch, connection: Connection) -> None:
     """The main function of a worker process."""
     _settle(connection.parent, connection.output)
     channel = Channel(socket.socket(fileno=connection.end))
-    try:
-        _Work(launch, channel).run()
-        status = 0
-    except BaseException as error:
-        kind = type(error).__name__ if isinstance(error, VeldtError) else None
-        channel.send(Failed(kind, f"{error}" if kind else f"{type(error).__name__}: {error}", traceback.format_exc()))
-        status = 1
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    status = live(launch, channel, lambda seconds: bool(multiprocessing.connection.wait([parent.sentinel], seconds)))
     channel.send_all()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # nothing is left to tidy, and libraries' exit handlers may hang
+
+
+def live(launch: Launch, channel: Line, orphaned: Callable[[float], bool]) -> int:
+    """Builds the parts of a worker and runs its loop until told to stop: 0; or tells of the error that ended it: 1.
+
+    orphaned: waits up to so many seconds for the end of the home process; whether it has ended.
+    """
+    try:
+        Work(launch, channel, orphaned).run()
+        return 0
+    except BaseException as error:
+        kind = type(error).__name__ if isinstance(error, VeldtError) else None
+        channel.send(Failed(kind, f"{error}" if kind else f"{type(error).__name__}: {error}", traceback.format_exc()))
+        return 1
 
 
 def _settle(parent: int, output: int) -> None:
@@ -199,17 +210,17 @@ def _settle(parent: int, output: int) -> None:
     torch.set_num_threads(1)
 
 
-class _Work:
-    """The parts of a worker process and its loop."""
+class Work:
+    """The parts of a worker and its loop."""
 
-    def __init__(self, launch: Launch, channel: Channel) -> None:
-        self._launch, self._channel, self._board = launch, channel, launch.board
+    def __init__(self, launch: Launch, channel: Line, orphaned: Callable[[float], bool]) -> None:
+        self._launch, self._channel, self._board, self._orphaned = launch, channel, launch.board, orphaned
         warnings.showwarning = self._show_warning  # type: ignore[assignment]
         self._ports = {
-            node: link.open(self._board, channel.send) for node, link in launch.links.items() if isinstance(link, MemoryLink)
+            node: link.open(self._board, channel.send) for node, link in launch.links.items() if hasattr(link, "ring")
         }
         self._workers: dict[str, Worker] = {}
-        self._waited = 0.0
+        self._waited, self._thread = 0.0, threading.get_ident()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         self._inlets = {node: port.inlets for node, port in self._ports.items() if isinstance(port, MemoryPort)}
         self.parts = self._build()
@@ -258,18 +269,21 @@ class _Work:
                 part.close()
 
     def _watch(self) -> None:
-        """Shows that the parts move, and that the parent lives. A thread: the parts may be busy for long.
+        """Shows that the parts move, and that the parent lives. A thread: the parts may be busy for long."""
+        while True:
+            self._board[self._launch.heartbeat] = self._heartbeat()
+            if self._orphaned(REPORT_SECONDS / 2):
+                os._exit(1)
+
+    def _heartbeat(self) -> int:
+        """A number above 0 that changes as long as the parts move.
 
         While they are being built, what moves is the processor time of the thread that builds them.
         """
-        parent = multiprocessing.parent_process()
-        while parent is not None:
-            spent = (
-                sum(sum(worker.seconds.values()) for worker in self._workers.values()) if self._workers else _main_cpu_seconds()
-            )
-            self._board[self._launch.heartbeat] = 1 + int((spent + self._waited) * 1e6)
-            if multiprocessing.connection.wait([parent.sentinel], REPORT_SECONDS / 2):
-                os._exit(1)
+        spent = (
+            sum(sum(part.seconds.values()) for part in self._workers.values()) if self._workers else _cpu_seconds(self._thread)
+        )
+        return 1 + int((spent + self._waited) * 1e6)
 
     def _after_round(self) -> bool:
         self._count()
@@ -351,10 +365,10 @@ class _Work:
         self._channel.send(Said(f"{self._launch.label}/{message}"))
 
 
-def _main_cpu_seconds() -> float:
-    """Processor time of the main thread; where the system does not say, the time, which always moves."""
+def _cpu_seconds(thread: int) -> float:
+    """Processor time of a thread of this process; where the system does not say, the time, which always moves."""
     if hasattr(time, "pthread_getcpuclockid"):
-        return time.clock_gettime(time.pthread_getcpuclockid(threading.main_thread().ident or 0))
+        return time.clock_gettime(time.pthread_getcpuclockid(thread))
     return time.monotonic()
 
 

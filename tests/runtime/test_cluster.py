@@ -1,0 +1,141 @@
+"""Programs on a real Ray cluster of three nodes on this machine: the same numbers as inline, and what happens to whoever dies."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+import veldt
+from tests.runtime.programs import PATIENCE_SECONDS, actors_and_learner, apex_corridor, goes_right, processes, run_while
+from tests.runtime.test_processes import run_updates
+from tests.systems.test_r2d2 import TINY
+from tests.systems.toys import SECONDS, corridor
+from veldt.envs.make import make_env_spec
+from veldt.errors import ConfigError, ResourceError
+from veldt.runtime.cluster import Actors
+from veldt.runtime.cluster_start import ClusterOptions
+from veldt.runtime.inline import InlineRuntime
+from veldt.systems import r2d2
+from veldt.systems.r2d2 import R2D2Config
+
+ray = pytest.importorskip("ray")
+
+STORE_BYTES = 80_000_000
+QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_timeout_ms": 1000,
+         "health_check_failure_threshold": 3}  # fmt: skip
+"""How soon Ray's head gives up a node that is gone: sooner than the half minute that it takes by itself."""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that has no room for actors, and two nodes with room for one each."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False, "_system_config": QUICK}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    made.near, made.far = (made.add_node(num_cpus=1, object_store_memory=STORE_BYTES) for _ in range(2))
+    ray.init(address=made.address, log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def on_cluster(program, least=None, **settings):
+    return processes(program, transport=Actors(ClusterOptions(least=least)), **settings)
+
+
+TWO_ACTORS_WITH_MEMORY = R2D2Config(**{**TINY, "replay_steps": 1_000, "start_steps": 400})
+
+
+def test_updates_in_lockstep_give_the_weights_of_the_inline_runtime_bit_for_bit(cluster):
+    """Two actors, priorities of their own, recurrent states beside the rows, rings at home and away that wrap many times."""
+    program = r2d2.program(TWO_ACTORS_WITH_MEMORY, make_env_spec("CartPole-v1"))
+    steps, weights = run_updates(InlineRuntime(program, seed=3, device="cpu"), 120)
+    steps_here, weights_here = run_updates(on_cluster(program, lockstep=True), 120)
+    assert steps_here == steps
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights_here, weights, strict=True))
+
+
+def test_workers_that_do_not_fit_are_refused_with_the_numbers(cluster):
+    with pytest.raises(
+        ResourceError, match=r"room for 2 of 4 workers \(3 actor, 1 evaluation\), each of which takes 1 CPU; it has 2 CPU on 3"
+    ):
+        on_cluster(actors_and_learner(3, evaluator=True))
+    wants_more = Actors(ClusterOptions(resources={"simulator": 1.0}))
+    with pytest.raises(ResourceError, match=r"room for 0 of 1 workers \(1 actor\), each of which takes 1 CPU and 1 simulator"):
+        processes(actors_and_learner(1), transport=wants_more)
+    assert ray.is_initialized()  # who did not connect does not disconnect
+
+
+def test_a_killed_actor_is_replaced_and_a_run_loses_a_node_goes_on_and_has_all_its_actors_again_when_there_is_another(cluster):
+    runtime = on_cluster(apex_corridor(corridor, 2, samples_per_insert=None))
+    crew, began, then = runtime.switchboard.crew, time.monotonic(), {}
+
+    def more(said) -> bool:
+        first, second = crew
+        if "killed" not in then:
+            if all(worker.ready and worker.commits > 3 for worker in crew):
+                then["killed"], then["commits"] = first.pid, first.commits
+                os.kill(first.channel.where.pid, signal.SIGKILL)
+        elif "node" not in then:
+            if first.ready and first.pid != then["killed"] and first.commits > then["commits"] + 3:
+                then["node"], then["others"] = second.pid, first.commits
+                node = next(node for node in (cluster.near, cluster.far) if node.node_id == second.channel.where.node)
+                cluster.remove_node(node, allow_graceful=False)
+        elif "added" not in then:
+            wait = "actor 1 waits for room on the cluster" in runtime.switchboard.waiting_for()
+            if wait and any("lost with node" in line for line in said) and first.commits > then["others"] + 20:
+                then["added"], then["commits"] = True, second.commits
+                cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        else:
+            return not (second.ready and second.commits > then["commits"] + 5 and goes_right(runtime))
+        return time.monotonic() - began < PATIENCE_SECONDS
+
+    said = run_while(runtime, more)
+    assert then.get("added"), said
+    assert said[0].startswith("actor 0 on node ")
+    assert "was killed (likely out of memory: RSS " in said[0]
+    assert said[0].endswith("; replaced, 1/2 healthy")
+    assert goes_right(runtime)
+
+
+def test_a_run_on_the_cluster_is_resumed_there(cluster, tmp_path):
+    cluster.wait_for_nodes()
+    options = {
+        "actor_cpus": 0.5,
+        "runtime": "ray",
+        "actors": 1,
+        "unroll_steps": 5,
+        "samples_per_insert": 8.0,
+        "pull_period_steps": 15,
+    }
+    first = veldt.train("apex", corridor, out=tmp_path / "run", **{**SECONDS, **options, "steps": 600})
+    second = veldt.resume(tmp_path / "run", steps=3_000)
+    assert first.progress.steps <= 600 < 2_900 < second.progress.steps <= 3_000
+    assert second.final_mean == 1.0
+    assert ray.is_initialized()
+
+
+def test_without_ray_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"--runtime ray needs Ray: pip install 'veldt\[ray\]'"):
+        on_cluster(actors_and_learner(1))
+
+
+def refusal(monkeypatch, address: str) -> str:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ConfigError) as refused:
+        on_cluster(actors_and_learner(1))
+    return str(refused.value)
+
+
+def test_a_wrong_address_is_refused_at_once(monkeypatch):
+    began = time.monotonic()
+    assert refusal(monkeypatch, "127.0.0.1:9").startswith("no Ray head at 127.0.0.1:9 (connection refused)")
+    assert "(not of the form HOST:PORT)" in refusal(monkeypatch, "nonsense")
+    assert "a Ray Client: start the run on a machine of the cluster" in refusal(monkeypatch, "ray://127.0.0.1:10001")
+    assert time.monotonic() < began + 5

@@ -1,0 +1,105 @@
+"""The Ray transport: workers are actors of a Ray cluster, which places them, notices what dies, and moves what they send.
+
+The home process is where the command runs. Everything else is as with processes: the same program, the same loop, the same switchboard
+and supervision. What differs is here and in `cluster_ports` (how rows and weights travel), `cluster_home` and `cluster_worker`
+(the two ends). Ray is imported when it is asked for, and never before.
+
+    worker actors                              home process
+    actor 0   private ring of rows
+              commit + its rows (object) ----> switchboard -> its columns of the replay -> replay.commit
+              <---------- credit (call)        switchboard <- replay.can_insert
+              <-- weights (object, once per version) <------- parameters <- learner
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from veldt.core import Arena, PrivateArena, Room, Writable
+from veldt.data import Weights
+from veldt.errors import ConfigError
+from veldt.runtime.cluster_ports import Layout, WeightsLink, room_at_home, rows_link
+from veldt.runtime.cluster_start import Cluster, ClusterOptions, connect
+from veldt.runtime.placement import Placement, class_of, is_shard
+from veldt.runtime.shared import Bell
+from veldt.runtime.transport import Body, Counters, Exchange, Link, Newest
+
+
+class Actors:
+    """Actors of a Ray cluster: a `Transport`."""
+
+    def __init__(self, options: ClusterOptions) -> None:
+        self.arena: Callable[[], Arena] = PrivateArena
+        self._options = options
+        self._cluster: Cluster | None = None
+        self._parts: dict[str, Any] = {}
+        self._notices: dict[str, Any] = {}
+        self._board: Any = None
+        self._rooms: dict[tuple[str, int], Room] = {}
+
+    def prepare(self, placement: Placement) -> None:
+        """Connects to the cluster, or starts one here.
+
+        Raises:
+            ConfigError: Ray is missing, there is no cluster at that address, or it has other versions.
+            ResourceError: the workers do not fit the cluster.
+        """
+        _refuse_what_needs_shared_memory(placement)
+        self._cluster = connect(self._options, [bundle.name for bundle, _ in placement.workers])
+
+    def board(self, counters: list[str], heartbeats: list[str]) -> Counters:
+        """Counters, which travel with every order."""
+        from veldt.runtime.cluster_home import HomeBoard
+
+        self._board = HomeBoard(counters, heartbeats, self._notices)
+        return self._board  # type: ignore[no-any-return]
+
+    def publish(self, node: str, weights: Weights) -> Newest:
+        """An object of the cluster for each version."""
+        from veldt.runtime.cluster_home import ReferencedWeights
+
+        newest = ReferencedWeights(node, Layout(weights.tensors), self._notices)
+        newest.publish(weights)
+        return newest
+
+    def link(self, node: str, part: Any, replica: int, newest: Any) -> Link:
+        """Rows that travel, or weights."""
+        self._parts[node] = part
+        if isinstance(part, Writable):
+            return rows_link(node, part, replica)
+        if newest is not None:
+            return WeightsLink(node, newest.layout)
+        raise ConfigError(f"node {node!r} cannot be reached from another machine; use --runtime inline or processes")
+
+    def body(self, heartbeat: str) -> Body:
+        """An actor."""
+        from veldt.runtime.cluster_home import ActorBody
+
+        assert self._cluster is not None
+        return ActorBody(self._cluster, self._board, heartbeat, self._room)
+
+    def exchange(self, bells: Sequence[Bell]) -> Exchange:
+        """What comes back from all actors. There are no bells: they are for those who share memory."""
+        from veldt.runtime.cluster_home import ActorEvents
+
+        assert self._cluster is not None
+        return ActorEvents(self._cluster)
+
+    def _room(self, node: str, actor: int) -> Room:
+        """Where rows of `actor` belong in memory `node`."""
+        if (node, actor) not in self._rooms:
+            self._rooms[node, actor] = room_at_home(self._parts[node], actor)
+        return self._rooms[node, actor]
+
+
+def _refuse_what_needs_shared_memory(placement: Placement) -> None:
+    """Raises `ConfigError` for a program whose learners are not all at home, or whose weights are shared or in slices."""
+    apart = [bundle.name for bundle, replica in placement.workers if replica == 0]
+    slices = [node.name for bundle in placement.home for node in bundle.nodes if hasattr(class_of(node), "of")]
+    slices += [node.name for bundle, _ in placement.workers for node in bundle.nodes if is_shard(node)]
+    if slices or not placement.learns_at_home:
+        raise ConfigError(
+            f"--runtime ray carries systems with one learner, which lives where the command runs; this one has learners or slices of "
+            f"the weights in {', '.join(sorted({*apart, *slices}))}, which share memory: use --runtime processes or inline"
+        )

@@ -1,0 +1,168 @@
+"""The life of a worker on a Ray cluster: an actor that builds one replica of a bundle and runs the scheduler loop.
+
+Three threads: the loop's (`run`), one that takes orders (`post`), and one that hands out what the worker has to say (`fetch`, a call that
+home always has under way: it comes back when there is something, or after a while with the heartbeat alone).
+Ray ends the actor with the job it belongs to.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import torch
+
+from veldt.errors import ConfigError
+from veldt.runtime.cluster_ports import Bulletin
+from veldt.runtime.worker import REPORT_SECONDS, Failed, Launch, live
+
+ORDERS, WORDS = "orders", "words"
+"""The threads, by name, that take orders and hand out what there is to say."""
+
+
+class Told(NamedTuple):
+    """What a worker answers: messages, and its heartbeat."""
+
+    messages: list[Any]
+    heartbeat: int
+
+
+class Where(NamedTuple):
+    """From a worker, the first message: where it is."""
+
+    node: str
+    address: str
+    pid: int
+
+
+class Versions(NamedTuple):
+    """What must be the same everywhere."""
+
+    veldt: str
+    python: str
+    torch: str
+
+    @classmethod
+    def here(cls) -> Versions:
+        """Those of this process."""
+        return cls(version("veldt"), platform.python_version(), str(torch.__version__))
+
+    def __str__(self) -> str:
+        return f"veldt {self.veldt} / Python {self.python} / torch {self.torch}"
+
+
+class _Line:
+    """The worker's end: a `Line` whose other side is taken and given by Ray's threads."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._incoming: list[Any] = []
+        self._early: dict[int, list[Any]] = {}
+        self._next = 0
+        self._outgoing: list[Any] = []
+        self._over = False
+
+    def send(self, message: Any) -> None:
+        """Keeps it until home fetches it."""
+        with self._changed:
+            self._outgoing.append(message)
+            self._changed.notify_all()
+
+    def flush(self) -> bool:
+        """There is nothing to do."""
+        return True
+
+    def receive(self) -> Iterator[Any]:
+        """The orders that have arrived."""
+        with self._changed:
+            arrived, self._incoming = self._incoming, []
+        yield from arrived
+
+    def wait(self, seconds: float, *others: Any) -> bool:
+        """Waits until an order has arrived."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._incoming), seconds)
+
+    def put(self, number: int, orders: list[Any]) -> None:
+        """Orders from home, the `number`-th post, in the order in which they were sent."""
+        with self._changed:
+            self._early[number] = orders
+            while self._next in self._early:
+                self._incoming += self._early.pop(self._next)
+                self._next += 1
+            self._changed.notify_all()
+
+    def take(self, seconds: float) -> list[Any]:
+        """What there is to say; waits up to `seconds` for something, but not once the worker is done."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._outgoing) or self._over, seconds)
+            said, self._outgoing = self._outgoing, []
+            return said
+
+    def end(self) -> None:
+        """There will be no more to say."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+
+class Replica:
+    """One replica of a bundle, in a Ray actor."""
+
+    def __init__(self, launch: Launch, versions: Versions) -> None:
+        self._launch, self._versions, self._line = launch, versions, _Line()
+        self._thread = 0
+        launch.board[launch.heartbeat] = 0
+
+    def run(self) -> list[Any]:
+        """Builds the parts and runs their loop to its end; the last messages."""
+        import ray
+
+        context = ray.get_runtime_context()
+        self._thread = threading.get_ident()
+        threading.current_thread().name = self._launch.label
+        address = str(ray.util.get_node_ip_address())
+        self._line.send(Where(context.get_node_id(), address, os.getpid()))
+        torch.set_num_threads(1)
+        here = Versions.here()
+        if here != self._versions:
+            text = f"node {address} runs {here}; the run began on {self._versions}: install the same on all nodes"
+            self._line.send(Failed(ConfigError.__name__, text, ""))
+        else:
+            live(self._launch, self._line, _never)
+        self._line.end()
+        return self._line.take(0.0)
+
+    def post(self, number: int, orders: list[Any], bulletin: Bulletin) -> None:
+        """Takes orders, and what home has to tell everybody."""
+        assert isinstance(self._launch.board, Bulletin)
+        self._launch.board.values |= bulletin.values
+        self._launch.board.newest |= bulletin.newest
+        self._line.put(number, orders)
+
+    def fetch(self) -> Told:
+        """What there is to say, as soon as there is something."""
+        return Told(self._line.take(REPORT_SECONDS), self._launch.board[self._launch.heartbeat])
+
+    def stack(self) -> str:
+        """The Python stack of the loop's thread, innermost call first."""
+        frame = sys._current_frames().get(self._thread)
+        calls = [
+            f'  File "{call.filename}", line {call.lineno} in {call.name}' for call in traceback.extract_stack(frame)[::-1]
+        ]
+        loop = next((index for index, line in enumerate(calls) if line.endswith(" in run") and "scheduler.py" in line), None)
+        return "\n".join(calls[:loop])
+
+
+def _never(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False

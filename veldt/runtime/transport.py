@@ -1,0 +1,146 @@
+"""What stands between the home process and its workers, as protocols: what they live in, how they are heard, how rows and weights travel.
+
+There are two transports: `process` with `shared` memory, for processes of this machine, and `cluster`, for actors of a Ray cluster.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from veldt.core import Arena
+from veldt.data import Weights
+
+if TYPE_CHECKING:
+    from veldt.runtime.placement import Placement
+    from veldt.runtime.shared import Bell
+    from veldt.runtime.supervision import Supervised
+    from veldt.runtime.worker import Launch, Report
+
+
+Send = Callable[[Any], None]
+"""Sends a message to the other end."""
+
+
+class Line(Protocol):
+    """One end of the messages between home and a worker."""
+
+    closed: bool
+
+    def send(self, message: Any) -> None:
+        """Sends, without waiting."""
+
+    def flush(self) -> object:
+        """Sends what was kept back, if anything was."""
+
+    def receive(self) -> Iterator[Any]:
+        """The messages that have arrived."""
+
+    def wait(self, seconds: float, *others: Any) -> bool:
+        """Waits until something has arrived here or at one of `others`, or the other end is gone; False if the time ran out before."""
+
+
+class Body(Protocol):
+    """What a worker lives in: a process beside this one, or an actor of a cluster. One after the other, each a life."""
+
+    lines: deque[str]
+    """The last lines that it wrote."""
+
+    life: int | None
+    """What tells this life from those before; None between two. Of a process, its pid."""
+
+    starting: str
+    """What it does, in words, while it has not built its parts."""
+
+    @property
+    def channel(self) -> Line | None:
+        """The way to it, while it lives."""
+
+    def start(self, launch: Launch) -> None:
+        """Begins a life. Raises `OSError` if the system refuses; nothing is left of the attempt."""
+
+    def dump_stack(self) -> str:
+        """The Python stack of what it does, innermost call first; empty if it does not answer."""
+
+    def kill(self) -> None:
+        """Ends the life at once, if there is one."""
+
+    def bury(self) -> int:
+        """Lets go of what has ended, or ends it; its exit code, negative if it was ended from outside."""
+
+    def how(self, code: int, report: Report | None) -> str:
+        """How it ended with exit `code`, in words behind its name; `report`: its last."""
+
+
+class Exchange(Protocol):
+    """What the home process waits on: all workers at once."""
+
+    def add(self, worker: Supervised) -> None:
+        """Listens to `worker`, which has just been started."""
+
+    def hang_up(self, worker: Supervised) -> None:
+        """Expects no more messages of `worker`; its end is an event of its own."""
+
+    def remove(self, worker: Supervised) -> None:
+        """Listens to `worker` no more."""
+
+    def wait(self, seconds: float) -> tuple[bool, list[Supervised], list[Supervised]]:
+        """Waits up to `seconds`: whether anything was there, who sent messages, and who has ended."""
+
+    def kill(self) -> None:
+        """This process ends at once: what it started beside the workers must not outlive it."""
+
+    def close(self) -> None:
+        """Lets go of what it waits with."""
+
+
+class Newest(Protocol):
+    """Where the newest weights are put for those who follow them."""
+
+    @property
+    def version(self) -> int:
+        """The version published last; -1 before the first."""
+
+    def publish(self, weights: Weights) -> None:
+        """Makes `weights` the version that readers get."""
+
+
+class Counters(Protocol):
+    """Named counters that the home process writes and workers read, and heartbeats the other way."""
+
+    def __getitem__(self, name: str) -> int: ...
+
+    def __setitem__(self, name: str, value: int) -> None: ...
+
+
+class Link(Protocol):
+    """A link that leaves a bundle, as a worker is sent it."""
+
+    def open(self, board: Counters, send: Send) -> Any:
+        """The port: what has the protocol of the part behind the link."""
+
+
+class Transport(Protocol):
+    """A way to have workers."""
+
+    arena: Callable[[], Arena]
+    """Makes what a part of the home process has its memory from."""
+
+    def prepare(self, placement: Placement) -> None:
+        """Refuses, before anything is built, what it cannot carry."""
+
+    def board(self, counters: list[str], heartbeats: list[str]) -> Counters:
+        """Counters of the home process, and those that the workers set."""
+
+    def publish(self, node: str, weights: Weights) -> Newest:
+        """Makes `weights` those that followers of parameters `node` begin with."""
+
+    def link(self, node: str, part: Any, replica: int, newest: Newest | None) -> Link:
+        """The way to `part` of the home process for replica number `replica` of a bundle; with `newest`, to parameters."""
+
+    def body(self, heartbeat: str) -> Body:
+        """What one worker, whose heartbeat is called so, is to live in."""
+
+    def exchange(self, bells: Sequence[Bell]) -> Exchange:
+        """What the home process waits on, and `bells` beside the workers."""
