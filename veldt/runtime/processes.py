@@ -99,11 +99,7 @@ class ProcessRuntime:
         heartbeats = [f"heartbeat {index}" for index in range(len(placement.workers))]
         self._board = self._transport.board(self._counters(), heartbeats)
         crew = self._crew(restarts, heartbeats)
-        self._remote = {
-            name: self._remote_part(crew[index], name, node, bundle, replica)
-            for index, (bundle, replica) in enumerate(placement.workers)
-            for name, node in _parts_of(bundle, replica)
-        }
+        self._remote = self._remote_parts(crew)
         self._home = self._build(device)
         memories = {name: part for name, part in self._home.items() if isinstance(part, Writable)}
         parameters = {name: part for name, part in self._home.items() if isinstance(part, Parameters)}
@@ -159,6 +155,13 @@ class ProcessRuntime:
                     shard = node.make(place=Place(replica, bundle.replicas, self._seed))
                     docks[name] = Dock(shard, class_of(node).join, len(workers) + 1)
         return docks
+
+    def _remote_parts(self, crew: list[Supervised]) -> dict[str, RemotePart]:
+        return {
+            name: self._remote_part(worker, name, node, bundle, replica)
+            for worker, (bundle, replica) in zip(crew, self._placement.workers, strict=True)
+            for name, node in _parts_of(bundle, replica)
+        }
 
     def _remote_part(self, worker: Supervised, name: str, node: Node, bundle: Bundle, replica: int) -> RemotePart:
         """The part called `name`, which `node` makes in the process of `worker`, as it is seen from here."""
