@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BENCH_BIN := .venv-bench/bin
-EXTRAS := dev,minari,minatar,minigrid,mujoco,video
+EXTRAS := dev,minari,minatar,minigrid,mujoco,ray,video
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := veldt tests bench docs
 BENCHMARKS := replay learner env_stepping pong actors server

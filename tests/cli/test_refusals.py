@@ -52,6 +52,8 @@ REFUSALS: list[tuple[str, list[str], str]] = [
     ("resources", [*CARTPOLE, "--runtime", "ray", "--actor-resources", "sim"],
      "actor_resources must be written as name=amount,name=amount with amounts > 0, got 'sim'"),
     ("no actors to begin with", [*CARTPOLE, "--runtime", "ray", "--min-actors", "0"], "min_actors must be >= 1, got 0"),
+    ("chaos elsewhere", ["chaos", "apex", "CartPole-v1", "--steps", "5000", "--runtime", "ray"],
+     "veldt chaos does things to processes of this machine: use --runtime processes"),
     ("no episodes", ["eval", "{tmp}/nowhere", "--episodes", "0"], "episodes must be >= 1, got 0"),
 ]  # fmt: skip
 

@@ -121,7 +121,9 @@ def test_a_run_on_the_cluster_is_resumed_there(cluster, tmp_path):
 
 @pytest.mark.parametrize("system", ["gorila", "a3c"])
 def test_systems_whose_learners_share_memory_are_refused_before_anything_starts(system, tmp_path):
-    with pytest.raises(ConfigError, match=r"--runtime ray carries systems with one learner.* use --runtime processes or inline"):
+    with pytest.raises(
+        ConfigError, match=r"--runtime ray carries systems with one learner.* use --runtime processes or inline"
+    ):
         veldt.train(system, "CartPole-v1", out=tmp_path / "run", runtime="ray", steps=1_000)
     assert not (tmp_path / "run").exists()
 

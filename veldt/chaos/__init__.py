@@ -51,6 +51,8 @@ def chaos(
     request = make_request(system, env, preset, values)
     if request.runtime == "inline":
         raise ConfigError(f"{system} runs inline here, in one process: it has no parts to kill; use --runtime processes")
+    if request.runtime == "ray":
+        raise ConfigError("veldt chaos does things to processes of this machine: use --runtime processes")
     if request.run.stuck_seconds <= FREEZE_SECONDS:
         raise ConfigError(
             f"stuck_seconds must be above the {FREEZE_SECONDS:g} s for which a worker is frozen, got {request.run.stuck_seconds:g}"
