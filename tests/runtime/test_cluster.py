@@ -17,6 +17,7 @@ from veldt.envs.make import make_env_spec
 from veldt.errors import ConfigError, ResourceError
 from veldt.runtime.cluster import Actors
 from veldt.runtime.cluster_start import ClusterOptions
+from veldt.runtime.cluster_worker import Versions
 from veldt.runtime.inline import InlineRuntime
 from veldt.systems import r2d2
 from veldt.systems.r2d2 import R2D2Config
@@ -100,6 +101,30 @@ def test_a_killed_actor_is_replaced_and_a_run_loses_a_node_goes_on_and_has_all_i
     assert "was killed (likely out of memory: RSS " in said[0]
     assert said[0].endswith("; replaced, 1/2 healthy")
     assert goes_right(runtime)
+
+
+def test_an_actor_that_is_frozen_for_longer_than_the_deadline_is_killed_and_replaced(cluster):
+    runtime = on_cluster(actors_and_learner(1, corridor, samples_per_insert=None), stuck_seconds=1.0)
+    victim, frozen = runtime.switchboard.crew[0], []
+
+    def more(said) -> bool:
+        if not frozen and victim.ready and victim.commits:
+            frozen.append((victim.pid, victim.channel.where.pid))
+            os.kill(victim.channel.where.pid, signal.SIGSTOP)
+        return not (frozen and victim.ready and victim.pid != frozen[0][0])
+
+    said = run_while(runtime, more)
+    assert said[0].startswith("actor 0 stuck for 1 s; it did not print its stack") or said[0].startswith("actor stuck for 1 s;")
+    with pytest.raises(ProcessLookupError):
+        os.kill(frozen[0][1], 0)
+
+
+def test_a_node_with_other_versions_ends_the_run_with_both_in_the_message(cluster, monkeypatch):
+    here = Versions.here()
+    monkeypatch.setattr(Versions, "here", lambda: here._replace(veldt="9.9"))
+    runtime = on_cluster(actors_and_learner(1))
+    with pytest.raises(ConfigError, match=r"runs veldt 0\.1\.0 / Python .*; the run began on veldt 9\.9 / Python"):
+        run_while(runtime, lambda said: True)
 
 
 def test_a_run_on_the_cluster_is_resumed_there(cluster, tmp_path):

@@ -189,6 +189,8 @@ class ActorBody:
         assert self.channel is not None
         self.kill()
         self._where = self.channel.where
+        if not self._over and self._where is not None:
+            self._cluster.kill_process(self._where.node, self._where.pid)
         self.actor, self.running, self.channel, self.life = None, None, None, None
         if self._over and self._error is None:
             return 0

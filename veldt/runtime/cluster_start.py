@@ -75,6 +75,13 @@ class Cluster:
             return None
         return f"the Ray head at {self._address} is gone, and the cluster with it"
 
+    def kill_process(self, node: str, process: int) -> None:
+        """Has a process on the machine with that id killed. Ray does the same to an actor that does not answer, after most of a minute."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        self._ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there).remote(process)
+
     def lost(self, node: str) -> bool:
         """Whether the machine with that id has left the cluster. Asked of the machine itself: the head hears of it only after a while."""
         if node not in self._lost:
@@ -87,8 +94,7 @@ class Cluster:
     def kill(self) -> None:
         """Kills a cluster that was started here. Ray would end it too, but for some of its processes only after a minute."""
         for process in _descendants(os.getpid()) if self._here else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+            _kill(process)
 
     def close(self) -> None:
         """Lets go of the cluster: nothing of this run is left on it."""
@@ -192,6 +198,11 @@ def _require_room(nodes: Sequence[Mapping[str, float]], options: ClusterOptions,
         f"it has {there} on {len(nodes)} nodes: use fewer actors, a smaller --actor-cpus, more nodes, "
         f"or --min-actors to begin with those that fit"
     )
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
 
 
 def _descendants(process: int) -> list[int]:
