@@ -81,7 +81,7 @@ def test_the_doctor_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["cores"] >= 1
     assert found["versions"]["torch"]
-    assert set(found["extras"]) == {"minari", "minatar", "minigrid", "mujoco", "envpool", "video"}
+    assert set(found["extras"]) == {"minari", "minatar", "minigrid", "mujoco", "envpool", "video", "ray"}
     assert cli.run(["doctor"]) == 0
     assert "atari_games" in capsys.readouterr().out
 
