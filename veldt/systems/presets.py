@@ -282,7 +282,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "r2d2": {
         "paper": PAPER,
         "atari": Preset({"full_action_set": True, "eval_every_steps": 250_000}, fits="ALE/"),
-        "cartpole": Preset({**_SMALL_R2D2, "steps": 60_000}, fits="CartPole|(.*:)?masked_cartpole"),
+        "cartpole": Preset({**_SMALL_R2D2, "samples_per_insert": 24.0, "steps": 60_000}, fits="CartPole|(.*:)?masked_cartpole"),
         "memory": Preset(
             {**_SMALL_R2D2, "replay_steps": 200_000, "epsilon_base": 0.4, "steps": 300_000},
             fits="MiniGrid-Memory|(.*:)?t_?maze",
