@@ -21,7 +21,7 @@ from veldt.data import Weights
 from veldt.errors import ConfigError
 from veldt.runtime.cluster_ports import Layout, WeightsLink, room_at_home, rows_link
 from veldt.runtime.cluster_start import Cluster, ClusterOptions, connect
-from veldt.runtime.placement import Placement, class_of, is_shard
+from veldt.runtime.placement import Placement, class_of, is_shard, samples
 from veldt.runtime.shared import Bell
 from veldt.runtime.transport import Body, Counters, Exchange, Link, Newest
 
@@ -95,7 +95,7 @@ class Actors:
 
 def _refuse_what_needs_shared_memory(placement: Placement) -> None:
     """Raises `ConfigError` for a program whose learners are not all at home, or whose weights are shared or in slices."""
-    apart = [bundle.name for bundle, replica in placement.workers if replica == 0]
+    apart = [bundle.name for bundle, _ in placement.workers if samples(bundle)]
     slices = [node.name for bundle in placement.home for node in bundle.nodes if hasattr(class_of(node), "of")]
     slices += [node.name for bundle, _ in placement.workers for node in bundle.nodes if is_shard(node)]
     if slices or not placement.learns_at_home:

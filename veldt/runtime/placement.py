@@ -77,7 +77,7 @@ class Placement:
     @property
     def learns_at_home(self) -> bool:
         """Whether all that samples is in the home process."""
-        return not any(list(_sampled(bundle)) for bundle, _ in self.workers)
+        return not any(samples(bundle) for bundle, _ in self.workers)
 
     def home_labels(self) -> list[str]:
         """The labels of the parts at home, in declared order."""
@@ -88,6 +88,11 @@ def _is_served(program: Program, bundle: Bundle) -> bool:
     return any(
         program.bundle_of(target) is bundle and program.bundle_of(name) is not bundle for name, _, target in program.edges()
     )
+
+
+def samples(bundle: Bundle) -> bool:
+    """Whether a part of `bundle` learns from a memory."""
+    return bool(_sampled(bundle))
 
 
 def _sampled(bundle: Bundle) -> list[str]:
