@@ -45,10 +45,11 @@ make_shard = partial(
 )
 
 
-def serve(dock: Dock, number: int, shards: int, over: Any) -> None:
+def serve(dock: Dock, number: int, shards: int, barrier: Any, over: Any) -> None:
     """The process of one shard."""
     torch.set_num_threads(1)
     server = ShardServer(make_shard(place=Place(number, shards)), dock)
+    barrier.wait()
     while not over.is_set():
         if not server.step():
             select.select([dock.bell], [], [], 0.1)
@@ -79,8 +80,8 @@ def applications(shards: int, learners: int, seconds: float) -> float:
     """Gradients applied per second, by every shard, of all learners."""
     spawn = multiprocessing.get_context("spawn")
     docks = [Dock(make_shard(place=Place(number, shards)), ParameterShard.join, learners) for number in range(shards)]
-    over, barrier, counts = spawn.Event(), spawn.Barrier(learners), spawn.Queue()
-    servers = [spawn.Process(target=serve, args=(dock, number, shards, over)) for number, dock in enumerate(docks)]
+    over, barrier, counts = spawn.Event(), spawn.Barrier(learners + shards), spawn.Queue()
+    servers = [spawn.Process(target=serve, args=(dock, number, shards, barrier, over)) for number, dock in enumerate(docks)]
     pushers = [spawn.Process(target=learn, args=(docks, user, seconds, barrier, counts)) for user in range(learners)]
     for process in (*servers, *pushers):
         process.start()
