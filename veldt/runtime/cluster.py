@@ -19,10 +19,10 @@ from typing import Any
 from veldt.core import Arena, PrivateArena, Room, Writable
 from veldt.data import Weights
 from veldt.errors import ConfigError
-from veldt.runtime.cluster_ports import Layout, WeightsLink, room_at_home, rows_link
+from veldt.runtime.cluster_ports import WeightsLink, room_at_home, rows_link
 from veldt.runtime.cluster_start import Cluster, ClusterOptions, connect
 from veldt.runtime.placement import Placement, class_of, is_shard, samples
-from veldt.runtime.shared import Bell
+from veldt.runtime.shared import Bell, Layout
 from veldt.runtime.transport import Body, Counters, Exchange, Link, Newest
 
 

@@ -20,10 +20,11 @@ from ray import exceptions
 from veldt.core import Room
 from veldt.data import Weights
 from veldt.errors import WorkersLost
-from veldt.runtime.cluster_ports import Bulletin, Layout, Notice, RowsCommit, put_rows
+from veldt.runtime.cluster_ports import Bulletin, Notice, RowsCommit, put_rows
 from veldt.runtime.cluster_start import Cluster
 from veldt.runtime.cluster_worker import ORDERS, WORDS, Told, Versions, Where
 from veldt.runtime.process import DUMP_SECONDS, KEPT_LINES
+from veldt.runtime.shared import Layout
 from veldt.runtime.supervision import Supervised
 from veldt.runtime.worker import Launch, Report
 

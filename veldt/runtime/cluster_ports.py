@@ -16,11 +16,9 @@ import torch
 
 from veldt.core import Ring, Room
 from veldt.data import Versions, Weights, tree_leaves
-from veldt.runtime.ports import Commit, MemoryLink, MemoryPort, version_of
+from veldt.runtime.ports import Commit, FollowedParameters, MemoryLink, MemoryPort
+from veldt.runtime.shared import Layout
 from veldt.runtime.transport import Counters, Send
-
-ALIGNMENT = 64
-"""Bytes: tensors in a buffer of weights start at cache lines."""
 
 
 class Rows(NamedTuple):
@@ -122,32 +120,6 @@ def room_at_home(memory: Any, actor: int) -> Room:
     return Room(inlet.rows, inlet.states, inlet.schedule)
 
 
-class Layout:
-    """How named tensors lie in one buffer of bytes."""
-
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.nbytes = 0
-        self._places: dict[str, tuple[int, int, tuple[int, ...], torch.dtype]] = {}
-        for name, tensor in tensors.items():
-            size = tensor.numel() * tensor.element_size()
-            self._places[name] = self.nbytes, self.nbytes + size, tuple(tensor.shape), tensor.dtype
-            self.nbytes += -(-size // ALIGNMENT) * ALIGNMENT
-
-    def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The tensors in a buffer, uint8 [nbytes]."""
-        return {
-            name: buffer[start:stop].view(dtype).reshape(shape) for name, (start, stop, shape, dtype) in self._places.items()
-        }
-
-    def pack(self, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
-        """A new buffer with a copy of `tensors`, which may be on another device."""
-        buffer = torch.zeros(self.nbytes, dtype=torch.uint8)
-        with torch.no_grad():
-            for name, view in self.views(buffer).items():
-                view.copy_(tensors[name])
-        return buffer.numpy()
-
-
 class Notice(NamedTuple):
     """A version of the weights, and the reference to the object that holds them."""
 
@@ -181,33 +153,21 @@ class WeightsLink:
         return WeightsPort(self, board)
 
 
-class WeightsPort:
-    """Parameters at home, for those who only follow them."""
+class WeightsPort(FollowedParameters):
+    """Parameters at home, in objects of the cluster."""
 
     def __init__(self, link: WeightsLink, board: Bulletin) -> None:
-        self._node, self._board = link.node, board
+        super().__init__(link.node, board)
+        self._newest = board.newest
         self._buffer = torch.zeros(link.layout.nbytes, dtype=torch.uint8)
         self._tensors = link.layout.views(self._buffer)
-
-    @property
-    def version(self) -> int:
-        """The version that the learner had when this worker was last told; what is published may be older."""
-        return self._board[version_of(self._node)]
 
     def pull(self, held: Versions) -> Weights | None:
         """The version published last, in tensors that stay the same. Only now does it travel, once to each machine."""
         import ray
 
-        notice = self._board.newest[self._node]
+        notice = self._newest[self._node]
         if held == (notice.version,):
             return None
         np.copyto(self._buffer.numpy(), ray.get(notice.reference))
         return Weights((notice.version,), self._tensors)
-
-    def can_push(self) -> bool:
-        """Never: gradients do not travel to the home process."""
-        return False
-
-    def push(self, gradients: Any, based_on: Versions) -> bool:
-        """Refused: gradients do not travel to the home process."""
-        raise NotImplementedError("only parts in the home process push gradients to these parameters")

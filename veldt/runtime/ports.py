@@ -110,23 +110,16 @@ class ParametersLink:
         return ParametersPort(self, board)
 
 
-class ParametersPort:
-    """Parameters in the home process, for those who only follow them."""
+class FollowedParameters:
+    """Parameters in the home process, for those who only follow them; how they `pull` is a matter of how weights travel."""
 
-    def __init__(self, link: ParametersLink, board: Counters) -> None:
-        self._node, self._publication, self._board = link.node, link.publication, board
-        self._tensors = link.publication.room()
+    def __init__(self, node: str, board: Counters) -> None:
+        self._node, self._board = node, board
 
     @property
     def version(self) -> int:
-        """The version that the learner has now; what is published may be older."""
+        """The version that the learner has, as far as this worker was told; what is published may be older."""
         return self._board[version_of(self._node)]
-
-    def pull(self, held: Versions) -> Weights | None:
-        """The version published last, in tensors that stay the same."""
-        if held == (self._publication.version,):
-            return None
-        return Weights((self._publication.read(self._tensors),), self._tensors)
 
     def can_push(self) -> bool:
         """Never: gradients do not travel to the home process."""
@@ -135,6 +128,20 @@ class ParametersPort:
     def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
         """Refused: gradients do not travel to the home process."""
         raise NotImplementedError("only parts in the home process push gradients to these parameters")
+
+
+class ParametersPort(FollowedParameters):
+    """Parameters in the home process, in memory that both see."""
+
+    def __init__(self, link: ParametersLink, board: Counters) -> None:
+        super().__init__(link.node, board)
+        self._publication, self._tensors = link.publication, link.publication.room()
+
+    def pull(self, held: Versions) -> Weights | None:
+        """The version published last, in tensors that stay the same."""
+        if held == (self._publication.version,):
+            return None
+        return Weights((self._publication.read(self._tensors),), self._tensors)
 
 
 @dataclass(frozen=True)

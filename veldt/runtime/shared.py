@@ -27,7 +27,7 @@ from veldt.data import Weights
 from veldt.errors import ResourceError
 
 ALIGNMENT = 64
-"""Bytes: pieces start at cache lines."""
+"""Bytes: tensors in a buffer start at cache lines."""
 
 _TRIES = 1000
 
@@ -171,6 +171,32 @@ class Bell:
         self._ears, self._hand = state["ears"].detach(), state["hand"].detach()
 
 
+class Layout:
+    """How named tensors lie in one buffer of bytes."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.nbytes = 0
+        self._places: dict[str, tuple[int, int, tuple[int, ...], torch.dtype]] = {}
+        for name, tensor in tensors.items():
+            size = tensor.numel() * tensor.element_size()
+            self._places[name] = self.nbytes, self.nbytes + size, tuple(tensor.shape), tensor.dtype
+            self.nbytes += -(-size // ALIGNMENT) * ALIGNMENT
+
+    def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tensors in a buffer, uint8 [nbytes]."""
+        return {
+            name: buffer[start:stop].view(dtype).reshape(shape) for name, (start, stop, shape, dtype) in self._places.items()
+        }
+
+    def pack(self, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """A new buffer with a copy of `tensors`, which may be on another device."""
+        buffer = torch.zeros(self.nbytes, dtype=torch.uint8)
+        with torch.no_grad():
+            for name, view in self.views(buffer).items():
+                view.copy_(tensors[name])
+        return buffer.numpy()
+
+
 class Publication:
     """One version of the weights at a time, in two buffers: written beside the one that is read, then flipped.
 
@@ -180,23 +206,15 @@ class Publication:
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        self._layout = Layout(tensors)
         self._arena = SharedArena()
         self._open()
         self._header[:] = (0, -1, -1)
 
     def _open(self) -> None:
         self._header = self._arena.allocate(24).view(np.int64)  # which buffer is newest, and the stamps of both
-        sizes = {name: _nbytes(shape, dtype) for name, (shape, dtype) in self._layout.items()}
-        total = sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes.values())
-        self._buffers: list[dict[str, torch.Tensor]] = []
-        for _ in range(2):
-            memory, start = torch.from_numpy(self._arena.allocate(total)), 0
-            tensors = {}
-            for name, (shape, dtype) in self._layout.items():
-                tensors[name] = memory[start : start + sizes[name]].view(dtype).reshape(shape)
-                start += -(-sizes[name] // ALIGNMENT) * ALIGNMENT
-            self._buffers.append(tensors)
+        memories = (torch.from_numpy(self._arena.allocate(self._layout.nbytes)) for _ in range(2))
+        self._buffers = [self._layout.views(memory) for memory in memories]
         self._fence = threading.Lock()
 
     @property
@@ -209,7 +227,7 @@ class Publication:
         other = 1 - int(self._header[0])
         self._stamp(other, -1)
         with torch.no_grad():
-            torch._foreach_copy_(list(self._buffers[other].values()), [weights.tensors[name] for name in self._layout])
+            torch._foreach_copy_(list(self._buffers[other].values()), [weights.tensors[name] for name in self._buffers[other]])
         self._stamp(other, weights.version)
         self._header[0] = other
 
@@ -219,14 +237,14 @@ class Publication:
             newest = int(self._header[0])
             version = self._stamped(newest)
             with torch.no_grad():
-                torch._foreach_copy_([into[name] for name in self._layout], list(self._buffers[newest].values()))
+                torch._foreach_copy_([into[name] for name in self._buffers[newest]], list(self._buffers[newest].values()))
             if version >= 0 and self._stamped(newest) == version:
                 return version
         raise RuntimeError("the weights change faster than they can be copied")
 
     def room(self) -> dict[str, torch.Tensor]:
         """Private tensors to read into."""
-        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._layout.items()}
+        return self._layout.views(torch.empty(self._layout.nbytes, dtype=torch.uint8))
 
     def _stamp(self, buffer: int, version: int) -> None:
         with self._fence:  # a lock orders memory: no write passes the stamp on any processor
@@ -250,7 +268,3 @@ class Publication:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._layout, self._arena = state["layout"], state["arena"]
         self._open()
-
-
-def _nbytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * torch.empty(0, dtype=dtype).element_size()

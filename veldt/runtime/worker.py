@@ -133,8 +133,7 @@ class Stop(NamedTuple):
 class Launch:
     """What a worker needs to know.
 
-    nodes: in build order, by label. links: those that leave its bundle, by the node they lead to. bell: wakes it up, if anybody
-    needs to. docks: of the shards among its parts, by label. states, replays: pickled, by label, what parts go on from; a replay
+    nodes: in build order, by label. links: those that leave its bundle, by the node they lead to. bells: wake it up. docks: of the shards among its parts, by label. states, replays: pickled, by label, what parts go on from; a replay
     that is None is filled anew.
     """
 
