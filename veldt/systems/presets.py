@@ -63,6 +63,15 @@ _SMALL_R2D2: dict[str, Any] = {
 
 _SMALL_R2D3: dict[str, Any] = {**_SMALL_R2D2, "sequence_steps": 10, "overlap_steps": 0, "demo_ratio": 1 / 16}
 
+_SMALL_ACTOR_CRITIC: dict[str, Any] = {
+    "hidden": (64, 64),
+    "separate_networks": True,
+    "unroll_steps": 16,
+    "discount": 0.98,
+    "reward_clip": None,
+    "optimizer_epsilon": 1e-5,
+}
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "dqn": {
         "paper": PAPER,
@@ -154,17 +163,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "atari": Preset({"encoder": "nips", "life_loss": True, "eval_every_steps": 250_000}, fits="ALE/"),
         "cartpole": Preset(
             {
-                "hidden": (64, 64),
-                "separate_networks": True,
+                **_SMALL_ACTOR_CRITIC,
                 "workers": 2,
                 "environments": 8,
-                "unroll_steps": 16,
-                "discount": 0.98,
-                "reward_clip": None,
                 "entropy_factor": 0.0,
                 "learning_rate": 2e-3,
                 "learning_rate_updates": 1_500,
-                "optimizer_epsilon": 1e-5,
                 "max_gradient_norm": 20.0,
                 "steps": 200_000,
             },
@@ -245,18 +249,13 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "atari": Preset({"encoder": "impala", "life_loss": True, "eval_every_steps": 250_000}, fits="ALE/"),
         "cartpole": Preset(
             {
-                "hidden": (64, 64),
-                "separate_networks": True,
+                **_SMALL_ACTOR_CRITIC,
                 "actors": 1,
                 "environments": 16,
-                "unroll_steps": 16,
                 "batch_size": 8,
                 "queue_unrolls": 1,
-                "discount": 0.98,
-                "reward_clip": None,
                 "entropy_factor": 0.1,
                 "optimizer": "adam",
-                "optimizer_epsilon": 1e-5,
                 "learning_rate": 1e-3,
                 "learning_rate_updates": 2_340,
                 "steps": 300_000,
