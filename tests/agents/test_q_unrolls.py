@@ -63,20 +63,20 @@ def test_targets_within_an_episode(method, targets):
 
 
 @pytest.mark.parametrize(
-    ("method", "targets"),
-    [("one_step_q", [5, 2, None, 10]), ("one_step_sarsa", [5, 2, None, 9.5]), ("n_step_q", [2, 2, None, 10])],
+    ("terminated", "method", "targets"),
+    [
+        ((1,), "one_step_q", [5, 2, None, 10]),
+        ((1,), "one_step_sarsa", [5, 2, None, 9.5]),
+        ((1,), "n_step_q", [2, 2, None, 10]),
+        ((), "one_step_q", [5, 4, None, 10]),
+        ((), "one_step_sarsa", [5, 4, None, 9.5]),
+        ((), "n_step_q", [3, 4, None, 10]),
+    ],
 )
-def test_nothing_follows_a_terminated_episode_and_its_last_row_is_not_learned_from(method, targets):
+def test_nothing_follows_a_terminated_episode_and_a_truncated_one_bootstraps_from_its_final_row_which_is_not_learned_from(
+    terminated, method, targets
+):
+    """No action was taken at the final row."""
     taken = [ONLINE[row][ACTION[row]] for row in range(4)]
     wanted = [0.0 if y is None else y - q for y, q in zip(targets, taken, strict=True)]
-    assert errors(method, unroll(last=(2,), terminated=(1,))) == pytest.approx(wanted)
-
-
-@pytest.mark.parametrize(
-    ("method", "targets"),
-    [("one_step_q", [5, 4, None, 10]), ("one_step_sarsa", [5, 4, None, 9.5]), ("n_step_q", [3, 4, None, 10])],
-)
-def test_a_truncated_episode_bootstraps_from_its_final_observation_where_no_action_was_taken(method, targets):
-    taken = [ONLINE[row][ACTION[row]] for row in range(4)]
-    wanted = [0.0 if y is None else y - q for y, q in zip(targets, taken, strict=True)]
-    assert errors(method, unroll(last=(2,))) == pytest.approx(wanted)
+    assert errors(method, unroll(last=(2,), terminated=terminated)) == pytest.approx(wanted)
