@@ -15,8 +15,9 @@ import torch
 
 import veldt
 from tests.runtime.programs import processes, run_while
+from tests.systems.policies import aims, remembers_with_an_lstm_alone, sets_two_switches
 from tests.systems.test_dqn import rows, same_weights, stopped_and_resumed_equals_whole, weights
-from tests.systems.toys import Aim, Recall, TwoSwitches, corridor
+from tests.systems.toys import Aim, corridor
 from veldt.envs.make import make_env_spec
 from veldt.errors import ConfigError
 from veldt.runtime.inline import InlineRuntime
@@ -70,21 +71,15 @@ def test_it_solves_the_corridor(tmp_path: Path, options: dict[str, Any]) -> None
 
 
 def test_it_sets_two_switches_at_once(tmp_path: Path) -> None:
-    assert train(tmp_path / "run", TwoSwitches, discount=0.5).final_mean == 5.0
+    sets_two_switches(train, tmp_path)
 
 
 def test_it_aims_with_a_continuous_action(tmp_path: Path) -> None:
-    result = train(tmp_path / "run", Aim, discount=0.5, reward_clip=None, entropy_factor=0.0, steps=20_000)
-    assert result.final_mean is not None
-    assert result.final_mean > -0.5  # the middle of the range everywhere: about -12
+    aims(train, tmp_path)
 
 
 def test_with_an_lstm_it_remembers_and_without_it_cannot(tmp_path: Path) -> None:
-    settings = {"steps": 30_000, "unroll_steps": 10, "eval_episodes": 40, "until_return": 1.0}
-    assert train(tmp_path / "lstm", Recall, lstm_units=16, **settings).best_mean == 1.0
-    guessing = train(tmp_path / "none", Recall, **{**settings, "steps": 8_000})
-    assert guessing.best_mean is not None
-    assert guessing.best_mean < 0.7  # of two equally likely answers, minus 1 for the wrong one
+    remembers_with_an_lstm_alone(train, tmp_path, steps=30_000)
 
 
 def test_a_worker_learns_from_exactly_what_it_did_with_the_weights_that_it_did_it_with() -> None:
