@@ -318,8 +318,7 @@ class Perpetrator:
         if victim.bundle == "evaluation":
             return "an evaluation under way"
         config = self._request.config  # whose system has actors, and so unrolls
-        steps = f"at most {config.unroll_steps * config.environments} steps, "
-        return (steps if "unroll" in victim.owns else "") + victim.owns
+        return victim.owns or f"at most {config.unroll_steps * config.environments} steps, the unroll under way"
 
     def _checkpoints(self) -> list[Path]:
         """Those that are whole, oldest first."""

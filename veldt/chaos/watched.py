@@ -33,8 +33,8 @@ class Seen(NamedTuple):
     commits: int
     deaths: int
     quarantined: bool
-    owns: str
-    """What is lost with the process."""
+    owns: str | None
+    """What is lost with the process; None: the unroll under way and nothing else."""
 
 
 class Sight(NamedTuple):

@@ -130,8 +130,8 @@ class Supervised:
         self.body: Body = body or WorkerProcess()
         self.contributed: Callable[[], int] = lambda: 0
         """Beside what is committed to memories at home: unrolls in a memory of its own, updates of a shard."""
-        self.owns = "the unroll under way"
-        """What is lost with its life."""
+        self.owns: str | None = None
+        """What is lost with its life; None: the unroll under way and nothing else."""
         self.budget = RestartBudget(limits)
         self.pace = Pace()
         self.said_slow = False
