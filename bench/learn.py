@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 import veldt
-from veldt.runs.metrics import TRAIN_RETURN, read
+from veldt.runs.metrics import EVAL_RETURN, TRAIN_RETURN, read
 from veldt.runs.progress import duration
 
 matplotlib.use("Agg")
@@ -34,6 +34,8 @@ RUNS = ROOT / "runs" / "learn"
 RESULTS = ROOT / "docs" / "results"
 EPISODES = 20
 CURVE_POINTS = 200
+LAST = 3
+"""Evaluations that are averaged where systems are compared: a single one, of 20 episodes, is too much a matter of luck."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Found:
-    """What one run reached: training returns (mean of 100 episodes) and fresh episodes of its best policy."""
+    """What one run reached: training returns (mean of 100 episodes), greedy evaluations, and fresh episodes of its best policy."""
 
     seed: int
     preset: str
@@ -79,11 +81,15 @@ class Found:
     curve_steps: list[int]
     curve_wall_seconds: list[float]
     curve_returns: list[float]
+    greedy_steps: list[int]
+    greedy_wall_seconds: list[float]
+    greedy_returns: list[float]
     made_with: str
 
-    def return_at(self, wall_seconds: float) -> float:
-        """The training return after so much wall time."""
-        return float(np.interp(wall_seconds, self.curve_wall_seconds, self.curve_returns))
+    def greedy_at(self, wall_seconds: float) -> float:
+        """Mean of the last `LAST` greedy evaluations that were there after so much wall time."""
+        made = np.searchsorted(self.greedy_wall_seconds, wall_seconds, side="right")
+        return float(np.mean(self.greedy_returns[max(0, made - LAST) : made])) if made else float("nan")
 
 
 MINATAR = {"breakout": 3, "asterix": 3, "freeway": 1, "seaquest": 1, "space-invaders": 1}
@@ -166,7 +172,8 @@ def _finished(folder: Path) -> bool:
 
 def look(folder: Path, seed: int) -> Found:
     """What the run in `folder` reached."""
-    train = read(folder / "metrics.csv")[TRAIN_RETURN]
+    metrics = read(folder / "metrics.csv")
+    train, greedy = metrics[TRAIN_RETURN], metrics[EVAL_RETURN]
     fresh = veldt.evaluate(folder, EPISODES, seed=1000 + seed)
     versions = json.loads((folder / "versions.json").read_text())
     kept = np.unique(np.linspace(0, len(train.steps) - 1, CURVE_POINTS).round().astype(int))
@@ -181,22 +188,26 @@ def look(folder: Path, seed: int) -> Found:
         curve_steps=[int(train.steps[index]) for index in kept],
         curve_wall_seconds=[round(float(train.wall_seconds[index]), 1) for index in kept],
         curve_returns=[round(float(train.values[index]), 3) for index in kept],
+        greedy_steps=greedy.steps.astype(int).tolist(),
+        greedy_wall_seconds=np.round(greedy.wall_seconds, 1).tolist(),
+        greedy_returns=np.round(greedy.values, 3).tolist(),
         made_with=f"torch {versions['torch']}, Python {versions['python']}, {os.cpu_count()} cores, {platform.machine()}",
     )
 
 
-def draw(name: str, title: str, groups: dict[str, list[Found]], one_color_each: bool) -> None:
-    """Training returns by steps and by wall time; a colour for each run, or for each group."""
+def draw(name: str, title: str, groups: dict[str, list[Found]], curve: str) -> None:
+    """The `curve` (`curve` or `greedy`) of each run by steps and by wall time; a colour for each group, or for each run of a single one."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
     for number, (label, runs) in enumerate(groups.items()):
         for found in runs:
-            style = {"label": f"seed {found.seed}"} if one_color_each else {"color": f"C{number}"}
-            if not one_color_each and found is runs[0]:
-                style["label"] = label
-            axes[0].plot(found.curve_steps, found.curve_returns, linewidth=1, **style)
-            style.pop("label", None)
-            axes[1].plot(np.asarray(found.curve_wall_seconds) / 60, found.curve_returns, linewidth=1, **style)
-    axes[0].set(xlabel="agent steps", ylabel="return, mean of 100 episodes")
+            steps, wall, returns = (getattr(found, f"{curve}_{what}") for what in ("steps", "wall_seconds", "returns"))
+            one = len(groups) == 1
+            color = f"C{found.seed - 1 if one else number}"
+            name_of_curve = f"seed {found.seed}" if one else label if found is runs[0] else None
+            axes[0].plot(steps, returns, color=color, linewidth=1, label=name_of_curve)
+            axes[1].plot(np.asarray(wall) / 60, returns, color=color, linewidth=1)
+    kind = "mean of the last 100 training episodes" if curve == "curve" else f"greedy, mean of {EPISODES} episodes"
+    axes[0].set(xlabel="agent steps", ylabel=f"return\n{kind}")
     axes[1].set(xlabel="wall time (minutes)")
     axes[0].legend(frameon=False)
     figure.suptitle(title)
@@ -207,7 +218,7 @@ def draw(name: str, title: str, groups: dict[str, list[Found]], one_color_each: 
 
 def section(experiment: Experiment, runs: list[Found]) -> Iterator[str]:
     """The experiment's part of the page."""
-    draw(experiment.name, f"{experiment.system} on {experiment.env}", {experiment.system: runs}, one_color_each=True)
+    draw(experiment.name, f"{experiment.system} on {experiment.env}", {experiment.system: runs}, "curve")
     goal = f"Goal: {experiment.goal}. " if experiment.goal else ""
     yield f"## {experiment.system} on {experiment.env}\n"
     yield f"{goal}The first of the runs: `{' '.join(experiment.command(1))}`\n"
@@ -229,17 +240,25 @@ def comparison(one: Comparison) -> Iterator[str]:
     if len(groups) < 2:
         return
     env = BY_NAME[one.experiments[0]].env
-    draw(one.name, f"Systems on {env}", groups, one_color_each=False)
+    draw(one.name, f"Systems on {env}", groups, "greedy")
     quickest = min(np.mean([found.wall_seconds for found in runs]) for runs in groups.values())
     yield f"## Systems side by side on {env}\n"
-    yield f"| system | seeds | steps | wall time | return at the end | return after {duration(quickest)} |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield f"| system | seeds | steps | wall time | greedy return at the end | greedy return after {duration(quickest)} | training return |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for system, runs in groups.items():
-        wall, steps = (np.mean([getattr(found, name) for found in runs]) for name in ("wall_seconds", "steps"))
-        end, then = np.mean([found.train_return for found in runs]), np.mean([found.return_at(quickest) for found in runs])
-        yield f"| {system} | {len(runs)} | {steps:,.0f} | {duration(wall)} | {end:.2f} | {then:.2f} |"
-    yield "\nReturns: mean of the last 100 training episodes, and of all seeds. Each system explores in its own way.\n"
+        wall, steps, train = (
+            np.mean([getattr(run, name) for run in runs]) for name in ("wall_seconds", "steps", "train_return")
+        )
+        end, then = (_mean_or_dash([run.greedy_at(seconds) for run in runs]) for seconds in (np.inf, quickest))
+        yield f"| {system} | {len(runs)} | {steps:,.0f} | {duration(wall)} | {end} | {then} | {train:.2f} |"
+    yield (f"\nMeans over the seeds; greedy: the last {LAST} evaluations that were there, {EPISODES} episodes each, without exploration. "
+           "In training each system explores in its own way.\n")  # fmt: skip
     yield f"![Return over steps and over wall time](results/{one.name}.png)\n"
+
+
+def _mean_or_dash(values: list[float]) -> str:
+    """The mean; a dash if one of the runs had not been evaluated yet."""
+    return f"{np.mean(values):.2f}" if np.isfinite(values).all() else "-"
 
 
 def ablation() -> Iterator[str]:
