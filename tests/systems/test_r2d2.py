@@ -12,10 +12,11 @@ import torch
 
 import veldt
 from tests.systems.test_dqn import rows, same_weights, weights
-from tests.systems.toys import SECONDS, t_maze
+from tests.systems.toys import SECONDS
 from veldt.core import Place
 from veldt.data import EPISODE_STEP, tree_map
 from veldt.envs.make import make_env_spec
+from veldt.envs.t_maze import t_maze
 from veldt.errors import ConfigError
 from veldt.math.priorities import SequencePriorities
 from veldt.parts.actor import Actor

@@ -276,36 +276,6 @@ class Recall(gymnasium.Env[np.ndarray, int]):
         return np.array([0, self.time == 3], np.float32), reward, over, False, {}
 
 
-class TMaze(gymnasium.Env[np.ndarray, int]):
-    """A corridor of ten cells with a fork at its end. Only the first observation shows which way is right: +1 there, else -0.1.
-
-    Actions: up, down, on. In the corridor only `on` moves; walls cost nothing but time, of which there are 15 steps.
-    The best return is 1; who has no memory expects 0.45 at the fork.
-    """
-
-    observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
-    action_space = spaces.Discrete(3)
-    length, limit = 10, 15
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.cell = self.time = 0
-        self.right = int(self.np_random.integers(0, 2))
-        return self._see(), {}
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.time += 1
-        at_fork = self.cell == self.length - 1
-        if at_fork and action < 2:
-            return self._see(), 1.0 if action == self.right else -0.1, True, False, {}
-        self.cell += not at_fork and action == 2
-        return self._see(), 0.0, False, self.time == self.limit, {}
-
-    def _see(self) -> np.ndarray:
-        cue = 2.0 * self.right - 1 if self.cell == 0 else 0.0
-        return np.array([cue, self.cell == 0, self.cell == self.length - 1], np.float32)
-
-
 class Lock(gymnasium.Env[np.ndarray, int]):
     """Twelve dials of three positions, one after the other; only the first observation shows the key, which all positions are turned by.
 
@@ -351,10 +321,6 @@ def opens_the_lock(obs: np.ndarray, env: Lock) -> int:
 def walks_right(obs: np.ndarray) -> int:
     """An expert for `Corridor`."""
     return 1
-
-
-def t_maze() -> TMaze:
-    return TMaze()
 
 
 def endless() -> Endless:

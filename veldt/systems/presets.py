@@ -283,8 +283,16 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "atari": Preset({"full_action_set": True, "eval_every_steps": 250_000}, fits="ALE/"),
         "cartpole": Preset({**_SMALL_R2D2, "samples_per_insert": 24.0, "steps": 60_000}, fits="CartPole|(.*:)?masked_cartpole"),
         "memory": Preset(
-            {**_SMALL_R2D2, "replay_steps": 200_000, "epsilon_base": 0.4, "steps": 300_000},
-            fits="MiniGrid-Memory|(.*:)?t_?maze",
+            {
+                **_SMALL_R2D2,
+                "sequence_steps": 64,
+                "overlap_steps": 32,
+                "burn_in_steps": 16,
+                "replay_steps": 200_000,
+                "epsilon_base": 0.4,
+                "steps": 300_000,
+            },
+            fits="MiniGrid-Memory|(.*:)?t_maze",
         ),
     },
     "r2d3": {
