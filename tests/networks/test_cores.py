@@ -87,3 +87,12 @@ def test_reading_does_not_change_the_state_it_was_given():
     kept = tree_map(torch.clone, state)
     core(torch.randn(2, 2, 3), state, torch.ones(2, 2, dtype=torch.bool))
     torch.testing.assert_close(state, kept, rtol=0, atol=0)
+
+
+def test_it_begins_by_keeping_what_it_holds():
+    """The forget gate of an untrained core lets sigmoid(1), about 0.73, of a cell through, give or take its small weights."""
+    torch.manual_seed(0)
+    core = LSTMCore(3, 64)
+    state = {"c": torch.ones(1, 64), "h": torch.zeros(1, 64)}
+    _, after = core(torch.zeros(1, 1, 3), state, torch.zeros(1, 1, dtype=torch.bool))
+    assert abs(float(after["c"].mean()) - 0.73) < 0.05

@@ -19,11 +19,17 @@ FEWEST_FUSED_ROWS = 5
 
 
 class LSTMCore(nn.Module):
-    """One LSTM layer of `units` cells. Its state is {"c", "h"}, each float32 [B, units], zeros as an episode starts."""
+    """One LSTM layer of `units` cells. Its state is {"c", "h"}, each float32 [B, units], zeros as an episode starts.
+
+    It begins by keeping what it holds: the bias of its forget gates is 1 above torch's, as in the LSTMs of TensorFlow and Sonnet that
+    the papers' authors used (Jozefowicz et al. 2015, section 3). Without that half of a cell is forgotten at each row.
+    """
 
     def __init__(self, features: int, units: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(features, units)
+        with torch.no_grad():
+            self.lstm.bias_ih_l0[units : 2 * units] += 1.0  # torch's order of gates: input, forget, cell, output
 
     @staticmethod
     def state_spec(units: int) -> dict[str, ArraySpec]:

@@ -288,6 +288,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "sequence_steps": 64,
                 "overlap_steps": 32,
                 "burn_in_steps": 16,
+                "samples_per_insert": 32.0,
                 "replay_steps": 200_000,
                 "epsilon_base": 0.4,
                 "steps": 300_000,
