@@ -15,140 +15,39 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import yaml
+from experiments import (
+    ABLATION,
+    BY_NAME,
+    COMPARISONS,
+    CORRECTIONS,
+    EXPERIMENTS,
+    LAGS,
+    LAST,
+    MEMORY,
+    RESULTS,
+    ROOT,
+    STATES,
+    Comparison,
+    Experiment,
+    Found,
+)  # fmt: skip
 
 import veldt
-from veldt.runs.metrics import EVAL_RETURN, TRAIN_RETURN, read
+from veldt.runs.metrics import EVAL_RETURN, TRAIN_RETURN, Series, read
 from veldt.runs.progress import duration
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "runs" / "learn"
-RESULTS = ROOT / "docs" / "results"
 EPISODES = 20
 CURVE_POINTS = 200
-LAST = 3
-"""Evaluations that are averaged where systems are compared: a single one, of 20 episodes, is too much a matter of luck."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The same command with several seeds, and the score it has to reach."""
-
-    name: str
-    system: str
-    env: str
-    seeds: int
-    goal: str = ""
-    flags: tuple[str, ...] = ()
-
-    def command(self, seed: int) -> list[str]:
-        """The command of one seed."""
-        return ["veldt", "train", self.system, self.env, *self.flags, "--seed", str(seed), "--out", self.folder(seed)]
-
-    def folder(self, seed: int) -> str:
-        """The run folder of one seed, below the project."""
-        return f"runs/learn/{self.name}-{seed}"
-
-    def data(self, seed: int) -> Path:
-        """Where what one seed reached is kept."""
-        return RESULTS / "data" / f"{self.name}-{seed}.json"
-
-    def found(self) -> list[Found]:
-        """What is kept of all seeds."""
-        kept = (self.data(seed) for seed in range(1, self.seeds + 1))
-        return [Found(**json.loads(path.read_text())) for path in kept if path.is_file()]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What one run reached: training returns (mean of 100 episodes), greedy evaluations, and fresh episodes of its best policy."""
-
-    seed: int
-    preset: str
-    steps: int
-    wall_seconds: float
-    train_return: float
-    fresh_return: float
-    policy_step: int
-    curve_steps: list[int]
-    curve_wall_seconds: list[float]
-    curve_returns: list[float]
-    greedy_steps: list[int]
-    greedy_wall_seconds: list[float]
-    greedy_returns: list[float]
-    made_with: str
-
-    def greedy_at(self, wall_seconds: float) -> float:
-        """Mean of the last `LAST` greedy evaluations that were there after so much wall time."""
-        made = np.searchsorted(self.greedy_wall_seconds, wall_seconds, side="right")
-        return float(np.mean(self.greedy_returns[max(0, made - LAST) : made])) if made else float("nan")
-
-
-MINATAR = {"breakout": 3, "asterix": 3, "freeway": 1, "seaquest": 1, "space-invaders": 1}
-"""Seeds that each game is run with."""
-
-
-def minatar(system: str, prefix: str = "") -> tuple[Experiment, ...]:
-    """A system on the five games."""
-    ids = {name: f"MinAtar/{''.join(word.title() for word in name.split('-'))}-v1" for name in MINATAR}
-    return tuple(
-        Experiment(f"{prefix}minatar-{name}", system, ids[name], seeds, flags=("--steps", "1000000"),
-                   goal="last 100 training episodes >= 8" if (system, name) == ("dqn", "breakout") else "")
-        for name, seeds in MINATAR.items()
-    )  # fmt: skip
-
-
-EXPERIMENTS = (
-    Experiment("cartpole", "dqn", "CartPole-v1", 5, "20 fresh episodes >= 475, at most 50,000 steps, under 60 s",
-               ("--steps", "50000")),
-    Experiment("apex-cartpole", "apex", "CartPole-v1", 5, "20 fresh episodes >= 475, in about a minute"),
-    *(Experiment(f"{system}-cartpole", system, "CartPole-v1", 5, "20 fresh episodes >= 475")
-      for system in ("a3c", "impala", "gorila", "r2d2")),
-    Experiment("apex-pendulum", "apex-dpg", "Pendulum-v1", 3, "20 fresh episodes >= -200, under 2 minutes"),
-    Experiment("apex-halfcheetah", "apex-dpg", "HalfCheetah-v5", 1, "20 fresh episodes >= 3000", ("--steps", "1000000")),
-    *minatar("dqn"),
-    *minatar("apex", "apex-"),
-)  # fmt: skip
-LAGS = (0, 10, 100)
-CORRECTIONS = {"vtrace": "V-trace", "one_step": "one-step ratio", "none": "no correction"}
-EXACTLY_BEHIND = ("--runtime", "inline", "--actors", "1", "--environments", "8", "--batch-size", "8", "--queue-unrolls", "1")
-"""All that is learned from was acted with weights of exactly the forced lag."""
-
-ABLATION = {
-    (lag, correction): Experiment(
-        f"vtrace-{lag}-{correction}", "impala", "CartPole-v1", 3,
-        flags=(*EXACTLY_BEHIND, "--forced-lag-updates", str(lag), "--correction", correction),
-    )
-    for lag in LAGS
-    for correction in CORRECTIONS
-}  # fmt: skip
-"""What V-trace is for (Espeholt et al. 2018, section 5.2.2): learning from weights of so many updates ago."""
-
-BY_NAME = {experiment.name: experiment for experiment in (*EXPERIMENTS, *ABLATION.values())}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Several experiments on one environment, in one picture."""
-
-    name: str
-    experiments: tuple[str, ...]
-
-
-COMPARISONS = (
-    Comparison(
-        "systems-cartpole", ("cartpole", "apex-cartpole", "a3c-cartpole", "impala-cartpole", "gorila-cartpole", "r2d2-cartpole")
-    ),
-    *(Comparison(f"systems-minatar-{game}", (f"minatar-{game}", f"apex-minatar-{game}")) for game in MINATAR),
-)
+LATE_METRICS = ("delta_q_first", "delta_q_last", "policy_lag_updates")
 
 
 def run(experiment: Experiment, seed: int, anew: bool) -> None:
@@ -191,8 +90,14 @@ def look(folder: Path, seed: int) -> Found:
         greedy_steps=greedy.steps.astype(int).tolist(),
         greedy_wall_seconds=np.round(greedy.wall_seconds, 1).tolist(),
         greedy_returns=np.round(greedy.values, 3).tolist(),
+        late_metrics={name: round(float(late(metrics[name])), 5) for name in LATE_METRICS if name in metrics},
         made_with=f"torch {versions['torch']}, Python {versions['python']}, {os.cpu_count()} cores, {platform.machine()}",
     )
+
+
+def late(series: Series) -> float:
+    """The mean over the second half of the run."""
+    return float(np.nanmean(series.values[series.steps > series.steps[-1] / 2]))
 
 
 def draw(name: str, title: str, groups: dict[str, list[Found]], curve: str) -> None:
@@ -289,6 +194,41 @@ def ablation() -> Iterator[str]:
     yield "![Return over steps, for each lag](results/vtrace.png)\n"
 
 
+def memory() -> Iterator[str]:
+    """Who remembers and who does not, on problems that ask for it."""
+    if not any(one.found() for group in MEMORY.values() for one in group.values()):
+        return
+    yield "## Problems that ask for a memory\n"
+    yield f"Best policy, {EPISODES} fresh episodes, of each seed. In the T-maze a return is the share of right turns: 0.5 is chance.\n"
+    yield "| | system | steps | wall time | return of each seed | command |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for problem, group in MEMORY.items():
+        for system, experiment in group.items():
+            if runs := experiment.found():
+                steps, wall = (np.mean([getattr(found, name) for found in runs]) for name in ("steps", "wall_seconds"))
+                returns = ", ".join(f"{found.fresh_return:.2f}" for found in runs)
+                command = f"`{' '.join(experiment.command(1)[:-2])}`"
+                yield f"| {problem} | {system} | {steps:,.0f} | {duration(wall)} | {returns} | {command} |"
+    yield ""
+
+
+def states() -> Iterator[str]:
+    """What sequences begin with: returns and Delta-Q."""
+    found = {name: experiment.found() for name, experiment in STATES.items()}
+    if not all(found.values()):
+        return
+    draw("r2d2-states", "R2D2 on CartPole-v1 without velocities", found, "greedy")
+    yield "## What the recurrent state of a sequence begins with: R2D2 on CartPole-v1 without velocities\n"
+    yield "| | seeds | greedy return at the end | training return at the end | Delta-Q of the first step | of the last step |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for name, runs in found.items():
+        greedy, train = np.mean([run.greedy_at(np.inf) for run in runs]), np.mean([run.train_return for run in runs])
+        drift = [np.mean([run.late_metrics[metric] for run in runs]) for metric in ("delta_q_first", "delta_q_last")]
+        yield f"| {name} | {len(runs)} | {greedy:.1f} | {train:.1f} | {drift[0]:.4f} | {drift[1]:.4f} |"
+    yield "\nDelta-Q (Kapturowski et al. 2019, equation 4): how far values lie from those that the actor's own state gives; second half of a run.\n"
+    yield "![Greedy return over steps and over wall time](results/r2d2-states.png)\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=list(BY_NAME), metavar="EXPERIMENT", help=", ".join(BY_NAME))
@@ -306,7 +246,7 @@ def main() -> None:
             lines += section(experiment, runs)
     for one in COMPARISONS:
         lines += comparison(one)
-    lines += ablation()
+    lines += [*ablation(), *memory(), *states()]
     (ROOT / "docs" / "results.md").write_text("\n".join(lines))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 
-class TMaze(gymnasium.Env[np.ndarray, int]):
+class TMaze(gymnasium.Env[np.ndarray, Any]):
     """Observations float32 [3]: the way to turn (-1 left, 1 right; 0 once the start is left), at the start, at the fork.
 
     Actions: 0 left, 1 right; only the one at the fork counts. Reward 1 for the right turn, 0 for all else.
@@ -33,7 +33,7 @@ class TMaze(gymnasium.Env[np.ndarray, int]):
         self._walked, self._right = 0, int(self.np_random.integers(2))
         return self._see(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Walks on, or turns at the fork."""
         self._walked += 1
         turned = self._walked == self._steps

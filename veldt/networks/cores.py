@@ -28,8 +28,8 @@ class LSTMCore(nn.Module):
     def __init__(self, features: int, units: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(features, units)
-        with torch.no_grad():
-            self.lstm.bias_ih_l0[units : 2 * units] += 1.0  # torch's order of gates: input, forget, cell, output
+        forget_bias = dict(self.lstm.named_parameters())["bias_ih_l0"].detach()[units : 2 * units]
+        forget_bias += 1.0  # torch's order of gates is input, forget, cell, output
 
     @staticmethod
     def state_spec(units: int) -> dict[str, ArraySpec]:
