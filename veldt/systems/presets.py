@@ -128,12 +128,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "batch_size": 64,
                 "steps_per_update": 2,
                 "learning_rate": 1e-3,
-                "learning_rate_updates": 25_000,
+                "learning_rate_updates": 40_000,
                 "target_period_updates": 100,
                 "epsilon_end": 0.04,
                 "epsilon_steps": 8_000,
                 "environments": 4,
-                "steps": 50_000,
+                "steps": 80_000,
             },
             fits="CartPole",
         ),
@@ -281,7 +281,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "r2d2": {
         "paper": PAPER,
         "atari": Preset({"full_action_set": True, "eval_every_steps": 250_000}, fits="ALE/"),
-        "cartpole": Preset({**_SMALL_R2D2, "samples_per_insert": 24.0, "steps": 60_000}, fits="CartPole|(.*:)?masked_cartpole"),
+        "cartpole": Preset({**_SMALL_R2D2, "samples_per_insert": 24.0, "steps": 80_000}, fits="CartPole|(.*:)?masked_cartpole"),
         "memory": Preset(
             {
                 **_SMALL_R2D2,
