@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from veldt.core import Arena, Place
+from veldt.core import Arena, Average, Place
 from veldt.program import Bundle, Program
 
 
@@ -26,22 +27,36 @@ def labelled(bundle: Bundle, replica: int) -> list[str]:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """What a link to all replicas of a node leads to: what their class joins them into, if it does; else the only one, or all."""
+    """What a link to all replicas of a node leads to: what their class joins them into, if it does; the first, if there is but one or
+    they are alike; else all."""
     if hasattr(parts[0], "join"):
         return parts[0].join(parts)
-    return parts[0] if len(parts) == 1 else list(parts)
+    return parts[0] if len(parts) == 1 or is_alike(parts[0]) else list(parts)
+
+
+def is_alike(part: Any) -> bool:
+    """Whether all replicas of a part, or of a class of parts, hold the same at all times."""
+    return bool(getattr(part, "alike", False))
+
+
+def replicas(bundles: Sequence[Bundle]) -> list[tuple[Bundle, int]]:
+    """All replicas of `bundles`, in declared order."""
+    return [(bundle, number) for bundle in bundles for number in range(bundle.replicas)]
 
 
 def build(
     program: Program,
-    bundles: Sequence[Bundle],
+    here: Sequence[tuple[Bundle, int]],
     *,
     seed: int,
     device: str,
     arena: Callable[[], Arena],
+    average: Callable[[str, int], Average],
     outside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All parts of `bundles`, by label, each built after those it is linked to.
+    """All parts of the replicas of bundles that are `here`, by label, each built after those it is linked to.
+
+    average: makes, for a replica of the bundle called so, what it averages with its siblings.
 
     A link leads to the neighbour in the same replica, or to all replicas there are, as `joined` has them. Those of parts that
     are not built here are taken from `outside`, by label.
@@ -56,10 +71,10 @@ def build(
 
     for node in program.build_order():
         bundle = program.bundle_of(node.name)
-        if bundle not in bundles:
-            continue
-        for replica in range(bundle.replicas):
+        for replica in [number for one, number in here if one is bundle]:
             links = {port: behind(bundle, target, replica) for port, target in node.links.items()}
-            place = Place(replica, bundle.replicas, seed, device, arena=arena)
+            place = Place(
+                replica, bundle.replicas, seed, device, arena=arena, average=partial(average, bundle.name, replica)
+            )
             parts[label(node.name, replica, bundle.replicas)] = node.make(place=place, **links)
     return parts

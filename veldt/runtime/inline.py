@@ -14,7 +14,8 @@ import torch
 from veldt.core import PrivateArena, Saved, State, Worker
 from veldt.program import Program
 from veldt.runtime import scheduler
-from veldt.runtime.building import build, labelled
+from veldt.runtime.averaging import Together
+from veldt.runtime.building import build, labelled, replicas
 
 
 class InlineRuntime:
@@ -29,10 +30,12 @@ class InlineRuntime:
         device: where agents compute, as torch names it.
         """
         torch.manual_seed(seed)
-        self.parts = build(program, program.bundles, seed=seed, device=device, arena=PrivateArena)
-        declared = [
-            name for bundle in program.bundles for replica in range(bundle.replicas) for name in labelled(bundle, replica)
-        ]
+        self._together = {bundle.name: Together(bundle.replicas) for bundle in program.bundles}
+        self.parts = build(
+            program, replicas(program.bundles), seed=seed, device=device, arena=PrivateArena,
+            average=lambda bundle, replica: self._together[bundle].member(replica),
+        )  # fmt: skip
+        declared = [name for bundle, replica in replicas(program.bundles) for name in labelled(bundle, replica)]
         self.workers = {name: self.parts[name] for name in declared if isinstance(self.parts[name], Worker)}
 
     def run(
@@ -57,13 +60,16 @@ class InlineRuntime:
     def snapshot(self) -> Iterator[State]:
         """The state of every part that has one, and of torch's random numbers; it stays true until the block ends."""
         states = {name: part.state_dict() for name, part in self.parts.items() if isinstance(part, Saved)}
-        yield {**states, "torch_random": torch.get_rng_state()}
+        averages = {bundle: together.state_dict() for bundle, together in self._together.items() if together.used}
+        yield {**states, "averages": averages, "torch_random": torch.get_rng_state()}
 
     def load_state_dict(self, state: State) -> None:
         """Goes on where `snapshot` was taken."""
         for name, part in self.parts.items():
             if isinstance(part, Saved):
                 part.load_state_dict(state[name])
+        for bundle, given in state["averages"].items():
+            self._together[bundle].load_state_dict(given)
         torch.set_rng_state(state["torch_random"])
 
     def kill(self) -> int:

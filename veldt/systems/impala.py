@@ -1,12 +1,12 @@
-"""IMPALA (Espeholt et al. 2018): actors only act, a learner only learns, V-trace mends what lies between them.
+"""IMPALA (Espeholt et al. 2018): actors only act, learners only learn, V-trace mends what lies between them.
 
-    environments <-> actor 0 ----unrolls and their log-probabilities---> queue --batches--> learner
-    environments <-> actor 1 ----+    ^                                                       |
-         ...           ...       +    |                                                       | gradients
-    environments <-> actor N ----+    +------- weights, before each unroll ---- parameters <--+
+    environments <-> actor 0 ----unrolls and their log-probabilities---> queue --batches--> learner 0 ... learner K
+    environments <-> actor 1 ----+    ^                                                       |              |
+         ...           ...       +    |                                                       +-- gradients -+
+    environments <-> actor N ----+    +------- weights, before each unroll ---- parameters <--+ their mean
 
-Actors wait while the queue is full, which bounds how many updates the policy that acted is behind the one that learns. Defaults
-are the paper's for Atari but for those listed in docs/impala.md.
+Actors wait while the queue is full, which bounds how many updates the policy that acted is behind the one that learns. Each unroll
+goes to one learner; all learners make each update together. Defaults are the paper's for Atari but for those listed in docs/impala.md.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Literal
 from veldt.agents.actor_critic import ActorCriticAgent
 from veldt.agents.policy_gradient import VTrace
 from veldt.data import EnvSpec
-from veldt.errors import require_at_least, require_between
+from veldt.errors import ConfigError, require_at_least, require_between
 from veldt.math.exploration import ConstantEpsilon
 from veldt.parts.actor import Actor
 from veldt.parts.lagged import LaggedParameters
 from veldt.parts.learner import Learner
 from veldt.parts.optimizers import AdamConfig, RMSPropConfig
 from veldt.parts.parameters import LocalParameters
+from veldt.parts.replicated import ReplicatedParameters
 from veldt.program import Bundle, Node, Program
 from veldt.replay.limiter import Limiter
 from veldt.replay.selectors import Fifo
@@ -40,10 +41,12 @@ class ImpalaConfig(ActorCriticShared):
 
     actors: int = 4
     """Actors, each with environments of its own."""
+    learners: int = 1
+    """Learners, each with batches of its own; every update is made of the mean of their gradients."""
     batch_size: int = 32
-    """Unrolls per update."""
+    """Unrolls per update, of each learner."""
     queue_unrolls: int | None = None
-    """Unrolls of each environment that may wait for the learner; by default two, and two batches in all at least."""
+    """Unrolls of each environment that may wait for a learner; by default two, and two batches of each learner in all at least."""
     rho_bar: float = 1.0
     """Where the ratio of probabilities is cut off in the value's target."""
     c_bar: float = 1.0
@@ -70,20 +73,22 @@ class ImpalaConfig(ActorCriticShared):
         for name in ("rho_bar", "c_bar", "pg_rho_bar", "forced_lag_updates"):
             require_at_least(name, getattr(self, name), 0)
         require_between("trace_lambda", self.trace_lambda, 0, 1)
-        for name in ("actors", "batch_size", "queue_unrolls", "max_lag_updates", "replay_unrolls"):
+        for name in ("actors", "learners", "batch_size", "queue_unrolls", "max_lag_updates", "replay_unrolls"):
             if getattr(self, name) is not None:
                 require_at_least(name, getattr(self, name), 1)
+        if self.learners > 1 and self.forced_lag_updates:
+            raise ConfigError(f"forced_lag_updates is for one learner, got learners {self.learners}")
 
     @property
     def start_steps(self) -> int:
         """Steps of acting before the first update."""
-        return self.batch_size * self.unroll_steps
+        return self.learners * self.batch_size * self.unroll_steps
 
     @property
     def capacity_steps(self) -> int:
         """Steps that the queue holds, old unrolls included."""
         streams = self.actors * self.environments
-        waiting = self.queue_unrolls or max(2, -(-2 * self.batch_size // streams))
+        waiting = self.queue_unrolls or max(2, -(-2 * self.learners * self.batch_size // streams))
         kept = max(waiting * streams, self.replay_unrolls if self.replay_share else 0)
         return kept * self.unroll_steps
 
@@ -115,17 +120,16 @@ def program(c: ImpalaConfig, env: EnvSpec) -> Program:
         view=Unrolls(c.unroll_steps), selector=Fifo(c.replay_share), limiter=Limiter(None),
     ))  # fmt: skip
     parameters = Node("parameters", partial(
-        LocalParameters, make_agent, rmsprop if c.optimizer == "rmsprop" else adam,
+        LocalParameters if c.learners == 1 else ReplicatedParameters, make_agent, rmsprop if c.optimizer == "rmsprop" else adam,
         max_gradient_norm=c.max_gradient_norm, learning_rate=c.learning_rate_schedule))  # fmt: skip
     links = {"memory": "unrolls", "parameters": "parameters"}
     learner = Node("learner", partial(Learner, make_agent, loss, target_period_updates=None), links)
     actor = Node("actor", partial(
         Actor, make_agent, env, ConstantEpsilon(1.0), unroll_steps=c.unroll_steps, streams=c.environments,
         pull_period_steps=None, initial_priorities=None, max_lag_updates=c.max_lag_updates), links)  # fmt: skip
-    whole = Program(
-        (Bundle("actor", (actor,), replicas=c.actors), Bundle("learning", (unrolls, parameters, learner))), memory="unrolls"
-    )
+    learning = Bundle("learner", (parameters, learner), replicas=c.learners)
+    whole = Program((Bundle("actor", (actor,), replicas=c.actors), Bundle("queue", (unrolls,)), learning), memory="unrolls")
     if not c.forced_lag_updates:
         return whole
     lagged = Node("lagged", partial(LaggedParameters, lag_updates=c.forced_lag_updates), {"parameters": "parameters"})
-    return whole.into("learning", lagged).relink("actor", parameters="lagged")
+    return whole.into("learner", lagged).relink("actor", parameters="lagged")
