@@ -420,6 +420,8 @@ PAPER_IMPALA = {
     # section 5.2.2: the variant with replay has 10,000 unrolls, half of each batch
     "replay_share": 0.0,
     "replay_unrolls": 10_000,
+    # figure 1, left: one learner
+    "learners": 1,
     # docs/impala.md has the reasons for these
     "encoder": "auto",
     "actors": 4,

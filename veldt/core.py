@@ -52,27 +52,6 @@ class Average(Protocol):
         """The mean of the round, once, the caller's until it gives again; None while others have not given."""
 
 
-class Alone:
-    """The average of one replica: a `core.Average`."""
-
-    def __init__(self) -> None:
-        self._given: torch.Tensor | None = None
-
-    @property
-    def pending(self) -> bool:
-        """Whether a vector was given and not taken."""
-        return self._given is not None
-
-    def give(self, vector: torch.Tensor) -> None:
-        """It is its own mean."""
-        self._given = vector
-
-    def take(self) -> torch.Tensor | None:
-        """What was given."""
-        given, self._given = self._given, None
-        return given
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a replica of a bundle stands in its program, the root of its random numbers, and where its memory comes from.
@@ -83,7 +62,7 @@ class Place:
     life: how many processes have been this replica before, so that a successor does not repeat its predecessor's luck.
     past_steps: agent steps that those inserted into a memory that died with them: schedules go on behind them.
     arena: makes the arena of one part; memory that other processes are to see comes from there.
-    average: makes what this replica and its siblings, wherever they are, average vectors with.
+    average: makes what this replica and its siblings, wherever they are, average vectors with; None: it has nobody to do that with.
     """
 
     replica: int = 0
@@ -93,7 +72,7 @@ class Place:
     life: int = 0
     past_steps: int = 0
     arena: Callable[[], Arena] = PrivateArena
-    average: Callable[[], Average] = Alone
+    average: Callable[[], Average] | None = None
 
     def seeds(self, role: str) -> np.random.SeedSequence:
         """The root of the random numbers of one role of this replica, such as `actor` or `selector`."""

@@ -44,6 +44,7 @@ class ReplicatedParameters:
             learning_rate=learning_rate,
             place=replace(place, replica=0),
         )
+        assert place.average is not None, "a replica in a process needs to be told how it averages with the others"
         self._average = place.average()
         parameters = self._own.parameters
         size = sum(parameter.numel() for parameter in parameters)

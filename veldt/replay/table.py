@@ -204,6 +204,11 @@ class Table:
         self.limiter.sample(self.batch_size)
         return Batch(self._reader.read(selected.keys), torch.from_numpy(selected.weights), selected.keys)
 
+    def example(self) -> Batch[Any]:
+        """A batch in shape and types, whose contents mean nothing: for whoever makes room for batches. Before any other."""
+        keys = np.zeros(self.batch_size, np.int64)
+        return Batch(self._reader.read(keys), torch.ones(self.batch_size), keys)
+
     def select(self, count: int) -> Selected:
         """`count` items as the selector chooses them, neither read nor counted: for whoever makes batches of several tables."""
         return self._selector.select(count) if count else Selected(np.empty(0, np.int64), np.empty(0, np.float32), 0.0)

@@ -73,8 +73,6 @@ def build(
         bundle = program.bundle_of(node.name)
         for replica in [number for one, number in here if one is bundle]:
             links = {port: behind(bundle, target, replica) for port, target in node.links.items()}
-            place = Place(
-                replica, bundle.replicas, seed, device, arena=arena, average=partial(average, bundle.name, replica)
-            )
+            place = Place(replica, bundle.replicas, seed, device, arena=arena, average=partial(average, bundle.name, replica))
             parts[label(node.name, replica, bundle.replicas)] = node.make(place=place, **links)
     return parts

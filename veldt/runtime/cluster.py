@@ -96,7 +96,7 @@ class Actors:
 def _refuse_what_needs_shared_memory(placement: Placement) -> None:
     """Raises `ConfigError` for a program whose learners are not all at home, or whose weights are shared or in slices."""
     apart = [bundle.name for bundle, _ in placement.workers if samples(bundle)]
-    slices = [node.name for bundle in placement.home for node in bundle.nodes if hasattr(class_of(node), "of")]
+    slices = [node.name for bundle, _ in placement.home for node in bundle.nodes if hasattr(class_of(node), "of")]
     slices += [node.name for bundle, _ in placement.workers for node in bundle.nodes if is_shard(node)]
     if slices or not placement.learns_at_home:
         raise ConfigError(

@@ -132,7 +132,6 @@ class Replica:
         threading.current_thread().name = self._launch.label
         address = str(ray.util.get_node_ip_address())
         self._line.send(Where(context.get_node_id(), address, os.getpid()))
-        torch.set_num_threads(1)
         here = Versions.here()
         if here != self._versions:
             text = f"node {address} runs {here}; the run began on {self._versions}: install the same on all nodes"

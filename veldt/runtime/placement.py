@@ -1,6 +1,7 @@
 """Placement: which bundles of a program live in the home process, which in workers, and how links between them are carried.
 
-A bundle that others are linked to is at home if there is one of it, and with it whoever samples its memory. Shards have
+A bundle that others are linked to is at home if there is one of it, and with it whoever samples its memory. Of replicas whose
+weights are alike only the first is at home: it stands for all, and the others, a *team* with it, are handed batches. Shards have
 processes of their own, and so have all other replicas. What no link can carry is refused here, before anything starts.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 from veldt.errors import ConfigError
 from veldt.program import Bundle, Node, Program
-from veldt.runtime.building import labelled
+from veldt.runtime.building import is_alike, labelled, replicas
 
 
 def class_of(node: Node) -> Any:
@@ -33,9 +34,9 @@ def is_shard(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class Placement:
-    """home: the bundles of the home process. workers: the (bundle, replica) of each other process."""
+    """home: the (bundle, replica) of what lives in the home process. workers: those of each other process."""
 
-    home: tuple[Bundle, ...]
+    home: tuple[tuple[Bundle, int], ...]
     workers: tuple[tuple[Bundle, int], ...]
 
     @staticmethod
@@ -51,23 +52,26 @@ class Placement:
         if not served and not sharded:
             home = [program.bundles[0]]
         for bundle in program.bundles:
-            if bundle not in home and any(program.bundle_of(target) in home for target in _sampled(bundle)):
+            if bundle not in home and any(program.bundle_of(target) in home for target in sampled(bundle)):
                 home.append(bundle)
-        home = [bundle for bundle in program.bundles if bundle in home]  # in declared order
-        workers = tuple(
-            (bundle, number) for bundle in program.bundles if bundle not in home for number in range(bundle.replicas)
-        )
-        placed = Placement(tuple(home), workers)
+        near = [
+            (bundle, number)
+            for bundle, number in replicas(program.bundles)
+            if bundle in home and (number == 0 or not is_team(bundle))
+        ]
+        workers = tuple(one for one in replicas(program.bundles) if one not in near)
+        placed = Placement(tuple(near), workers)
         placed._check(program)
         return placed
 
     def _check(self, program: Program) -> None:
+        home = [bundle for bundle, _ in self.home]
         for bundle in program.bundles:
             for node in bundle.nodes:
                 for port, target in node.links.items():
                     there = program.bundle_of(target)
-                    near = there is bundle or (bundle in self.home and there in self.home)
-                    shared = there in self.home or any(is_shard(other) for other in there.nodes if other.name == target)
+                    near = there is bundle or (bundle in home and there in home)
+                    shared = there in home or any(is_shard(other) for other in there.nodes if other.name == target)
                     use = uses_of(node).get(port, "")
                     if not near and (use == "samples" or (use != "counts" and not shared)):
                         raise ConfigError(
@@ -81,7 +85,11 @@ class Placement:
 
     def home_labels(self) -> list[str]:
         """The labels of the parts at home, in declared order."""
-        return [name for bundle in self.home for replica in range(bundle.replicas) for name in labelled(bundle, replica)]
+        return [name for bundle, replica in self.home for name in labelled(bundle, replica)]
+
+    def teams(self) -> list[Bundle]:
+        """The bundles of which the first replica is at home and the others are workers."""
+        return [bundle for bundle, _ in self.home if is_team(bundle)]
 
 
 def _is_served(program: Program, bundle: Bundle) -> bool:
@@ -92,9 +100,14 @@ def _is_served(program: Program, bundle: Bundle) -> bool:
 
 def samples(bundle: Bundle) -> bool:
     """Whether a part of `bundle` learns from a memory."""
-    return bool(_sampled(bundle))
+    return bool(sampled(bundle))
 
 
-def _sampled(bundle: Bundle) -> list[str]:
+def is_team(bundle: Bundle) -> bool:
+    """Whether the bundle has replicas that hold the same weights at all times, which change in all of them at once."""
+    return bundle.replicas > 1 and any(is_alike(class_of(node)) for node in bundle.nodes)
+
+
+def sampled(bundle: Bundle) -> list[str]:
     """The nodes that parts of `bundle` sample."""
     return [node.links[port] for node in bundle.nodes for port, use in uses_of(node).items() if use == "samples"]

@@ -19,8 +19,9 @@ its own costs that memory.
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -31,9 +32,10 @@ from veldt.data import Weights
 from veldt.errors import ConfigError
 from veldt.program import Bundle, Node, Program
 from veldt.runtime import scheduler
-from veldt.runtime.building import build, label, labelled, replicas_of
+from veldt.runtime.batches import BatchDock, BatchLink, BatchServer
+from veldt.runtime.building import build, is_alike, label, labelled, replicas_of
 from veldt.runtime.docks import Dock
-from veldt.runtime.placement import Placement, class_of, is_shard
+from veldt.runtime.placement import Placement, class_of, is_shard, is_team, sampled
 from veldt.runtime.ports import (
     CountLink,
     MemoryLink,
@@ -49,7 +51,8 @@ from veldt.runtime.remote import RemoteActor, RemoteEvaluator, RemoteMemory, Rem
 from veldt.runtime.shared import Bell, Board, Publication, SharedArena
 from veldt.runtime.supervision import RESTARTS, RestartLimits, Supervised, require_descriptors
 from veldt.runtime.switchboard import Switchboard
-from veldt.runtime.transport import Link, Transport
+from veldt.runtime.team import Team
+from veldt.runtime.transport import Link, Newest, Transport
 from veldt.runtime.worker import Launch
 
 STALL_SECONDS = 30.0
@@ -95,6 +98,7 @@ class ProcessRuntime:
         self._transport: Transport = transport or Processes()
         self._transport.prepare(placement)
         self._docks = self._make_docks()
+        self._teams = self._make_teams(device)
         self._arenas: list[Arena] = []
         heartbeats = [f"heartbeat {index}" for index in range(len(placement.workers))]
         self._board = self._transport.board(self._counters(), heartbeats)
@@ -102,20 +106,19 @@ class ProcessRuntime:
         self._remote = self._remote_parts(crew)
         self._home = self._build(device)
         memories = {name: part for name, part in self._home.items() if isinstance(part, Writable)}
+        self._batches = self._make_batch_docks()
         parameters = {name: part for name, part in self._home.items() if isinstance(part, Parameters)}
-        self._publications = {
-            name: self._transport.publish(name, _all_weights(part))
-            for name, part in parameters.items()
-            if not isinstance(part, Shareable)
-        }
+        self._publications = self._publish(parameters)
         self.switchboard = Switchboard(
             crew, self._remote, self._launch, memories, parameters, self._publications, self._board,
-            self._transport.exchange([dock.bells[len(crew)] for dock in self._docks.values()]), self._progress,
+            self._transport.exchange(self._bells()), self._teams, self._progress,
             lockstep=lockstep, stuck_seconds=stuck_seconds, stall_seconds=stall_seconds,
         )  # fmt: skip
         self.parts: dict[str, Any] = {**self._remote, **self._home, "ports": self.switchboard}
-        self._workers: dict[str, Worker] = {"ports": self.switchboard}
-        self._workers |= {name: self._home[name] for name in placement.home_labels() if isinstance(self._home[name], Worker)}
+        if self._batches:
+            self.parts["batches"] = BatchServer([(self._home[memory], dock) for (_, memory), dock in self._batches.items()])
+        order = [name for name in ("ports", "batches") if name in self.parts] + placement.home_labels()
+        self._workers: dict[str, Worker] = {name: self.parts[name] for name in order if isinstance(self.parts[name], Worker)}
         self._states: dict[str, State] = {}
 
     def _crew(self, restarts: RestartLimits, heartbeats: list[str]) -> list[Supervised]:
@@ -128,8 +131,10 @@ class ProcessRuntime:
         """The parts of the home process."""
         try:
             return build(
-                self._program, self._placement.home, seed=self._seed, device=device, arena=self._new_arena, outside=self._remote
-            )
+                self._program, self._placement.home, seed=self._seed, device=device, arena=self._new_arena,
+                average=lambda bundle, replica: self._teams[bundle].home,
+                outside=self._remote,
+            )  # fmt: skip
         except BaseException:
             self._transport.exchange(()).close()
             raise
@@ -156,6 +161,37 @@ class ProcessRuntime:
                     docks[name] = Dock(shard, class_of(node).join, len(workers) + 1)
         return docks
 
+    def _make_teams(self, device: str) -> dict[str, Team]:
+        """The teams, by bundle. Threads for torch are shared among the members: the slowest holds up all."""
+        teams = {bundle.name: Team(bundle.replicas, device) for bundle in self._placement.teams()}
+        for team in teams.values():
+            torch.set_num_threads(max(1, torch.get_num_threads() // team.size))
+        return teams
+
+    def _make_batch_docks(self) -> dict[tuple[int, str], BatchDock]:
+        """A dock for each worker of a team and each memory that it samples, by its number and the memory's label."""
+        return {
+            (index, name): BatchDock(self._home[name])
+            for index, (bundle, _) in enumerate(self._placement.workers)
+            if is_team(bundle)
+            for target in sampled(bundle)
+            for name in replicas_of(self._program, target)
+        }
+
+    def _publish(self, parameters: Mapping[str, Parameters]) -> dict[str, Newest]:
+        """Where followers in workers find the weights, by the label of the parameters at home; not those that share them anyway."""
+        return {
+            name: self._transport.publish(name, _all_weights(part))
+            for name, part in parameters.items()
+            if not isinstance(part, Shareable)
+        }
+
+    def _bells(self) -> list[Bell]:
+        """Those that the home process hears."""
+        home = len(self._placement.workers)
+        docks, teams, batches = self._docks.values(), self._teams.values(), self._batches.values()
+        return [*(one.bells[home] for one in docks), *(one.bells[0] for one in teams), *(one.freed for one in batches)]
+
     def _remote_parts(self, crew: list[Supervised]) -> dict[str, RemotePart]:
         return {
             name: self._remote_part(worker, name, node, bundle, replica)
@@ -175,6 +211,9 @@ class ProcessRuntime:
             return memory
         if hasattr(class_of(node), "pop_evaluations"):
             return RemoteEvaluator(worker, name)
+        if is_alike(class_of(node)):
+            first = label(node.name, 0, bundle.replicas)
+            worker.contributed, worker.owns = (lambda: int(self._home[first].version)), "the batches it had"
         if not hasattr(class_of(node), "pop_episodes"):
             return RemotePart(worker, name)
         own = [memory for memory, other in _parts_of(bundle, replica) if _counts(other)]
@@ -197,18 +236,27 @@ class ProcessRuntime:
         links = {target: self._link(target, replica, index) for target in targets}
         users = [name for target in targets for name in replicas_of(self._program, target) if name in self._docks]
         docks = {name: self._docks[name] for name, _ in nodes if name in self._docks}
-        bells = (*(self._docks[name].bells[index] for name in users), *(dock.bell for dock in docks.values()))
+        bells = [*(self._docks[name].bells[index] for name in users), *(dock.bell for dock in docks.values())]
         memories = [part for name, _ in nodes if isinstance(part := self._remote[name], RemoteMemory)]
         past = sum(memory.inserted_steps for memory in memories if memory.name not in self._states)
         # Plain bytes: given as tensors, `multiprocessing` would leave a shared memory file open for each of them.
-        states = pickle.dumps({name: self._states.pop(name) for name, _ in nodes if name in self._states})
+        begun = {name: self._states.pop(name) for name, _ in nodes if name in self._states}
+        for name, node in nodes:
+            if is_alike(class_of(node)):
+                begun[name] = self._home[label(node.name, 0, bundle.replicas)].state_dict()
+        states = pickle.dumps(begun)
         replays = pickle.dumps({part.name: part.replay for part in memories if part.replay is not None or part.refills})
         for memory in memories:
             memory.replay, memory.refills = None, False
         life = self.switchboard.crew[index].budget.deaths
-        place = Place(replica, bundle.replicas, self._seed, life=life, past_steps=past)
+        place, threads = Place(replica, bundle.replicas, self._seed, life=life, past_steps=past), 1
+        if bundle.name in self._teams:
+            invitation, threads = self._teams[bundle.name].invite(replica), torch.get_num_threads()
+            place = dataclasses.replace(place, device=invitation.device, average=invitation)
+            bells += [invitation.bell, *(link.dock.filled for link in links.values() if isinstance(link, BatchLink))]
         name = _worker_label(bundle, replica)
-        return Launch(name, nodes, place, links, bells, docks, self._board, f"heartbeat {index}", states, replays)
+        heartbeat = f"heartbeat {index}"
+        return Launch(name, nodes, place, links, tuple(bells), docks, self._board, heartbeat, states, replays, threads)
 
     def _link(self, node: str, replica: int, index: int) -> Link:
         """The way to `node` for parts of worker number `index`, which are replica number `replica` of theirs."""
@@ -217,7 +265,9 @@ class ProcessRuntime:
             return ShardsLink(tuple(self._docks[name] for name in labels), index)
         if labels[0] not in self._home:
             return CountLink(tuple(labels))
-        return self._transport.link(node, self._home[node], replica, self._publications.get(node))
+        if (index, labels[0]) in self._batches:
+            return BatchLink(labels[0], self._batches[index, labels[0]])
+        return self._transport.link(labels[0], self._home[labels[0]], replica, self._publications.get(labels[0]))
 
     def run(
         self,
@@ -244,7 +294,9 @@ class ProcessRuntime:
         with self.switchboard.paused() as remote:
             home = {name: part.state_dict() for name, part in self._home.items() if isinstance(part, Saved)}
             steps = {name: part.inserted_steps for name, part in self._remote.items() if isinstance(part, RemoteMemory)}
-            yield {**self._states, **remote, **home, "inserted_steps": steps, "torch_random": torch.get_rng_state()}
+            copies = [name for one in self._placement.workers for name, node in _parts_of(*one) if is_alike(class_of(node))]
+            apart = {name: state for name, state in {**self._states, **remote}.items() if name not in copies}
+            yield {**apart, **home, "inserted_steps": steps, "torch_random": torch.get_rng_state()}
 
     def load_state_dict(self, state: State) -> None:
         """Goes on where `snapshot` was taken; before `run`."""
@@ -267,7 +319,8 @@ class ProcessRuntime:
         """Ends all processes, within seconds, and closes what holds resources."""
         self.switchboard.close()
         publications = self._publications.values()
-        for held in (*self._home.values(), *self._arenas, *publications, *self._docks.values(), self._board):
+        docks = (*self._docks.values(), *self._batches.values(), *self._teams.values())
+        for held in (*self._home.values(), *self._arenas, *publications, *docks, self._board):
             if hasattr(held, "close"):
                 held.close()
 
@@ -283,8 +336,8 @@ def _counts(node: Node) -> bool:
 
 
 def _vital(bundle: Bundle) -> Literal["each", "some", "no"]:
-    """Without a slice of the weights there is no run, and none without actors."""
-    if any(map(is_shard, bundle.nodes)):
+    """Without a slice of the weights there is no run, none without actors, and no update without all of a team."""
+    if any(map(is_shard, bundle.nodes)) or is_team(bundle):
         return "each"
     return "some" if any(hasattr(class_of(node), "pop_episodes") for node in bundle.nodes) else "no"
 

@@ -16,6 +16,7 @@ from veldt.errors import RunError, WorkersLost
 from veldt.runtime.ports import Commit, Credit, OpenInlet, steps_of, version_of
 from veldt.runtime.remote import RemoteEvaluator, RemoteMemory, RemotePart
 from veldt.runtime.supervision import Supervised, in_words
+from veldt.runtime.team import Team
 from veldt.runtime.telling import Stall, doings, slow_ones
 from veldt.runtime.transport import Counters, Exchange, Newest
 from veldt.runtime.worker import (
@@ -62,6 +63,7 @@ class Switchboard:
         publications: Mapping[str, Newest],
         board: Counters,
         exchange: Exchange,
+        teams: Mapping[str, Team],
         counts: Callable[[], tuple[int, ...]],
         *,
         lockstep: bool,
@@ -71,6 +73,7 @@ class Switchboard:
         self.crew, self._parts, self._launch = crew, parts, launch
         self._memories, self._parameters = memories, parameters
         self._publications, self._board, self._exchange = publications, board, exchange
+        self._teams = teams
         self._lockstep, self._stuck_seconds = lockstep, stuck_seconds
         self.say: Callable[[str], None] = print
         self.stopping: Callable[[], bool] = lambda: False
@@ -261,6 +264,16 @@ class Switchboard:
         if failed is not None and failed.kind is not None:
             raise_again(failed, worker.label)
         self._plan(worker, how or worker.describe_death(code), code)
+        if worker.bundle in self._teams:
+            self._dissolve(worker)
+
+    def _dissolve(self, lost: Supervised) -> None:
+        """Without one of its members a team is to be formed anew: the others, who wait for it in vain, are started again with it."""
+        self._teams[lost.bundle].dissolve()
+        for mate in self.crew:
+            if mate.bundle == lost.bundle and mate.alive:
+                self._let_go(mate)
+                mate.starts_at = lost.starts_at
 
     def _plan(self, worker: Supervised, how: str, code: int | None) -> None:
         """Plans the successor of a worker that ended with exit `code`, or could not even be started (None).
@@ -278,15 +291,23 @@ class Switchboard:
             detail = worker.failed.traceback if worker.failed else "\n".join(worker.lines)
             how = how if code is None else f"{worker.label} could not be started: {how}"
             raise RunError(how + (f"\n{detail.rstrip()}" if detail else ""))
-        healthy = f"{sum(other.alive for other in peers)}/{len(peers)} healthy"
+        at_home = 1 if worker.bundle in self._teams else 0
+        healthy = f"{at_home + sum(other.alive for other in peers)}/{at_home + len(peers)} healthy"
         if not worker.quarantined:
-            self.say(f"{how}; replaced, {healthy}")
+            self.say(f"{how}; replaced, {healthy}{self._from_where(worker)}")
             return
         self.say(f"{how}; {worker.label} {worker.budget.why}; not restarting, {healthy}")
         if worker.vital == "each" or (lost and worker.vital == "some"):
             deaths = sum(other.budget.deaths for other in peers)
             healthy = f"{sum(not other.quarantined for other in peers)}/{len(peers)}"
             raise WorkersLost(f"{healthy} {worker.bundle}s; giving up after {deaths - len(peers)} restarts. Last: {how}")
+
+    def _from_where(self, lost: Supervised) -> str:
+        """What the team of a worker that was lost goes on from, in words: the weights of its member at home."""
+        if lost.bundle not in self._teams:
+            return ""
+        version = min(parameters.version for parameters in self._parameters.values())
+        return f"; all {self._teams[lost.bundle].size} go on together from update {version:,}"
 
     # ---- orders ------------------------------------------------------------------------------------------------------------
 

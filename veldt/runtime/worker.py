@@ -134,7 +134,7 @@ class Launch:
     """What a worker needs to know.
 
     nodes: in build order, by label. links: those that leave its bundle, by the node they lead to. bells: wake it up. docks: of the shards among its parts, by label. states, replays: pickled, by label, what parts go on from; a replay
-    that is None is filled anew.
+    that is None is filled anew. threads: for torch.
     """
 
     label: str
@@ -147,6 +147,7 @@ class Launch:
     heartbeat: str
     states: bytes
     replays: bytes
+    threads: int = 1
 
 
 class Connection:
@@ -182,6 +183,7 @@ def live(launch: Launch, channel: Line, orphaned: Callable[[float], bool]) -> in
     orphaned: waits up to so many seconds for the end of the home process; whether it has ended.
     """
     try:
+        torch.set_num_threads(launch.threads)
         Work(launch, channel, orphaned).run()
         return 0
     except BaseException as error:
@@ -191,7 +193,7 @@ def live(launch: Launch, channel: Line, orphaned: Callable[[float], bool]) -> in
 
 
 def _settle(parent: int, output: int) -> None:
-    """Ends with the parent, prints where the parent reads, uses one thread.
+    """Ends with the parent, prints where the parent reads.
 
     SIGINT and SIGTERM, blocked until now, are passed over by handlers: what environments start in turn gets them as usual.
     """
@@ -206,7 +208,6 @@ def _settle(parent: int, output: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
-    torch.set_num_threads(1)
 
 
 class Work:
