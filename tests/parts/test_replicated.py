@@ -31,7 +31,9 @@ def replicas(count: int, **settings: Any) -> list[ReplicatedParameters]:
     together = Together(count)
     common = {"max_gradient_norm": None, "learning_rate": None, **settings}
     return [
-        ReplicatedParameters(Two, OPTIMIZER, place=Place(replica, count, 5, average=partial(together.member, replica)), **common)
+        ReplicatedParameters(
+            Two, OPTIMIZER, place=Place(replica, count, 5, average=partial(together.member, replica)), **common
+        )
         for replica in range(count)
     ]
 

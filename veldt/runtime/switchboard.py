@@ -298,9 +298,10 @@ class Switchboard:
             return
         self.say(f"{how}; {worker.label} {worker.budget.why}; not restarting, {healthy}")
         if worker.vital == "each" or (lost and worker.vital == "some"):
-            deaths = sum(other.budget.deaths for other in peers)
-            healthy = f"{sum(not other.quarantined for other in peers)}/{len(peers)}"
-            raise WorkersLost(f"{healthy} {worker.bundle}s; giving up after {deaths - len(peers)} restarts. Last: {how}")
+            left = sum(not other.quarantined for other in peers)
+            restarts = sum(other.budget.deaths for other in peers) - (len(peers) - left)
+            healthy = f"{at_home + left}/{at_home + len(peers)} {worker.bundle}s"
+            raise WorkersLost(f"{healthy}; giving up after {restarts} restarts. Last: {how}")
 
     def _from_where(self, lost: Supervised) -> str:
         """What the team of a worker that was lost goes on from, in words: the weights of its member at home."""
