@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,9 +17,14 @@ import veldt
 from tests.systems.policies import aims, remembers_with_an_lstm_alone, sets_two_switches
 from tests.systems.test_dqn import rows, same_weights, stopped_and_resumed_equals_whole, weights
 from tests.systems.toys import Recall, corridor
+from veldt.agents.policy_gradient import VTrace
+from veldt.core import Loss, Place
+from veldt.data import Batch, Unroll, tree_map
 from veldt.envs.make import make_env_spec
-from veldt.errors import ConfigError
+from veldt.errors import ConfigError, RunFolderError
+from veldt.parts.learner import Learner
 from veldt.runs.metrics import read
+from veldt.runtime.averaging import Together
 from veldt.runtime.inline import InlineRuntime
 from veldt.runtime.processes import ProcessRuntime
 from veldt.systems.impala import ImpalaConfig, program
@@ -59,8 +67,9 @@ def build(config: ImpalaConfig, env: Any = corridor, seed: int = 0) -> InlineRun
         {"replay_share": 0.5, "replay_unrolls": 100},
         {"lstm_units": 16, "last_inputs": True},
         {"optimizer": "rmsprop", "optimizer_epsilon": 0.01, "learning_rate": 1e-2},
+        {"learners": 2, "batch_size": 4},
     ],
-    ids=["as it is", "old unrolls", "LSTM", "RMSProp"],
+    ids=["as it is", "old unrolls", "LSTM", "RMSProp", "two learners"],
 )
 def test_it_solves_the_corridor(tmp_path: Path, options: dict[str, Any]) -> None:
     result = train(tmp_path / "run", **options)
@@ -81,11 +90,12 @@ def test_with_an_lstm_it_remembers_and_without_it_cannot(tmp_path: Path) -> None
     remembers_with_an_lstm_alone(train, tmp_path, steps=20_000)
 
 
-def test_actors_are_one_bundle_of_replicas_and_the_learning_side_another() -> None:
+def test_actors_the_queue_and_the_learners_are_bundles() -> None:
     made = program(ImpalaConfig(actors=3), make_env_spec(corridor))
     assert [(bundle.name, [node.name for node in bundle.nodes], bundle.replicas) for bundle in made.bundles] == [
-        ("actor", ["actor"], 3), ("learning", ["unrolls", "parameters", "learner"], 1),
+        ("actor", ["actor"], 3), ("queue", ["unrolls"], 1), ("learner", ["parameters", "learner"], 1),
     ]  # fmt: skip
+    assert program(ImpalaConfig(learners=2), make_env_spec(corridor)).bundle_of("learner").replicas == 2
     lagged = program(ImpalaConfig(forced_lag_updates=2), make_env_spec(corridor))
     assert ("actor", "parameters", "lagged") in list(lagged.edges())
     assert ("learner", "parameters", "parameters") in list(lagged.edges())
@@ -158,6 +168,130 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(tmp_path:
     stopped_and_resumed_equals_whole(tmp_path, command)
 
 
+def test_a_run_of_two_learners_stopped_in_the_middle_of_a_round_and_resumed_equals_one_that_was_not(tmp_path: Path) -> None:
+    def look(runtime: InlineRuntime) -> bool:
+        return not (runtime.parts["parameters 0"]._average.pending and not runtime.parts["parameters 1"]._average.pending)
+
+    def two() -> InlineRuntime:
+        return build(ImpalaConfig(**{**TINY, "learners": 2, "batch_size": 9}))  # 12 unrolls a round: one batch now, two then
+
+    whole, stopped, resumed = two(), two(), two()
+    stopped.run(lambda: stopped.parts["parameters 0"].version < 5 or look(stopped))
+    with stopped.snapshot() as state:
+        assert state["averages"]["learner"]["given"][1] is None
+        assert state["averages"]["learner"]["given"][0] is not None
+        resumed.load_state_dict(copy.deepcopy(state))
+        resumed.parts["unrolls"].load_replay_state_dict(copy.deepcopy(stopped.parts["unrolls"].replay_state_dict()))
+    for runtime in (whole, resumed):
+        runtime.run(lambda runtime=runtime: runtime.parts["parameters 0"].version < 30)  # type: ignore[misc]
+    for number in range(2):
+        one, other = (runtime.parts[f"parameters {number}"].state_dict()["tensors"] for runtime in (whole, resumed))
+        assert same_weights(one, other)
+
+
+def test_in_processes_two_learners_learn_stop_and_resume_where_they_were(tmp_path: Path) -> None:
+    first = train(tmp_path / "run", runtime="processes", learners=2, batch_size=4, steps=3_000)
+    with pytest.raises(RunFolderError, match=r"cannot resume: hyperparameters.learners 2→1 differs"):
+        veldt.resume(tmp_path / "run", steps=8_000, learners=1)
+    result = veldt.resume(tmp_path / "run", steps=8_000)
+    assert result.final_mean == 1.0
+    assert 7_960 < result.progress.steps <= 8_000
+    # an update takes 2 x 4 unrolls of 5 rows, of which some are void and no steps
+    assert first.progress.updates + 5_000 // 40 - 20 < result.progress.updates < 2 * 8_000 // 40
+
+
+def unrolls(seed: int, streams: int) -> Batch[Unroll]:
+    """A batch of what nobody did, in episodes of the corridor's shapes: 5 steps of so many streams."""
+    random = np.random.default_rng(seed)
+    last = torch.from_numpy(random.random((6, streams)) < 0.2)
+    action = torch.from_numpy(random.integers(2, size=(6, streams)))
+    reward, log_prob = (torch.from_numpy(random.normal(size=(6, streams)).astype(np.float32)) for _ in range(2))
+    unroll = Unroll(
+        obs=torch.from_numpy(random.random((6, streams, 5)).astype(np.float32)), first=last.roll(1, 0), last=last, action=action,
+        reward=reward, discount=torch.ones(6, streams), last_action=action.roll(1, 0), last_reward=reward.roll(1, 0),
+        mask=(~last[:-1]).float(), extras={"log_prob": log_prob - 1},
+    )  # fmt: skip
+    return Batch(unroll, torch.ones(streams), np.arange(streams))
+
+
+def part_of(batch: Batch[Unroll], streams: slice) -> Batch[Unroll]:
+    """Some of the streams of a batch."""
+    data = {
+        field.name: tree_map(lambda leaf: leaf[:, streams], getattr(batch.data, field.name)) for field in fields(batch.data)
+    }
+    return Batch(Unroll(**data), batch.weights[streams], batch.keys[streams])
+
+
+class Given:
+    """A memory that hands out given batches."""
+
+    def __init__(self, batches: list[Batch[Unroll]]) -> None:
+        self._batches = batches
+
+    def can_sample(self) -> bool:
+        return bool(self._batches)
+
+    def sample(self) -> Batch[Unroll]:
+        return self._batches.pop(0)
+
+
+@dataclass(frozen=True)
+class Halved:
+    """Half of the loss of V-trace, which sums over its batch."""
+
+    whole: VTrace
+
+    def __call__(self, online: Any, target: Any, batch: Batch[Unroll]) -> Loss:
+        loss = self.whole(online, target, batch)
+        return loss._replace(value=loss.value / 2)
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+@pytest.mark.parametrize("norm", [None, 0.5])
+def test_two_learners_make_the_updates_of_one_on_the_joined_batch_with_the_mean_of_their_losses(
+    optimizer: Literal["rmsprop", "adam"], norm: float | None
+) -> None:
+    config = ImpalaConfig(
+        hidden=(16,), optimizer=optimizer, optimizer_epsilon=1e-3, learning_rate=0.01, max_gradient_norm=norm, learners=2
+    )
+    batches, env = [unrolls(seed, 7) for seed in range(20)], make_env_spec(corridor)
+    nodes = {node.name: node for node in program(config, env).nodes}
+    alone = {node.name: node for node in program(replace(config, learners=1), env).nodes}["parameters"].make(place=Place())
+    make_agent, loss = nodes["learner"].make.args  # type: ignore[attr-defined]
+    together = Together(2)
+
+    def learner(parameters: Any, objective: Any, memory: Given) -> Learner:
+        return Learner(make_agent, objective, target_period_updates=None, memory=memory, parameters=parameters, place=Place())
+
+    replicas = [
+        nodes["parameters"].make(place=Place(number, 2, average=partial(together.member, number))) for number in range(2)
+    ]
+    halves = [slice(0, 3), slice(3, 7)]
+    two = [
+        learner(replica, loss, Given([part_of(batch, half) for batch in batches]))
+        for replica, half in zip(replicas, halves, strict=True)
+    ]
+    one = learner(alone, Halved(loss), Given(list(batches)))
+    for _ in batches:
+        assert all(each.step() for each in (*two, one))
+    assert all(replica.can_push() for replica in replicas)
+    assert alone.version == replicas[0].version == replicas[1].version == len(batches)
+    joined, *split = ([*replica.pull(()).tensors.values()] for replica in (alone, *replicas))
+    for expected, first, second in zip(joined, *split, strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_each_update_takes_a_batch_of_each_learner_and_each_unroll_goes_to_one() -> None:
+    runtime = build(ImpalaConfig(**{**TINY, "learners": 3}))
+    runtime.run(lambda: runtime.parts["parameters 0"].version < 20)
+    batches = [runtime.parts[f"learner {number}"].updates for number in range(3)]
+    assert batches in ([20, 20, 20], [21, 20, 20], [21, 21, 20])
+    queue = runtime.parts["unrolls"]
+    written = sum(queue.end(actor) for actor in range(2)) // 4 * 3
+    assert written - len(queue) == 6 * sum(batches)
+
+
 def test_without_its_unrolls_a_run_resumes_and_goes_on(tmp_path: Path) -> None:
     train(tmp_path / "run", steps=3_000, checkpoint_replay=False, lstm_units=8, last_inputs=True)
     assert veldt.resume(tmp_path / "run", steps=9_000).final_mean == 1.0
@@ -194,6 +328,9 @@ def test_in_processes_the_lag_is_bounded_by_what_the_queue_holds(tmp_path: Path)
 
 
 REFUSALS = [
+    ({"learners": 0}, "learners must be >= 1, got 0"),
+    ({"learners": 2, "forced_lag_updates": 1}, "forced_lag_updates is for one learner, got learners 2"),
+    ({"learners": 2, "batch_size": 8, "steps": 70}, "start_steps 80 leaves no step to learn in: the run has 70 steps"),
     ({"rho_bar": -1.0}, "rho_bar must be >= 0, got -1"),
     ({"trace_lambda": 1.5}, r"trace_lambda must lie in \[0, 1\], got 1.5"),
     ({"replay_share": 1.0}, "replay_share must be >= 0 and < 1"),
