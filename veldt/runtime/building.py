@@ -39,6 +39,16 @@ def is_alike(part: Any) -> bool:
     return bool(getattr(part, "alike", False))
 
 
+def saved_as(program: Program, parts: Mapping[str, Any]) -> dict[str, str]:
+    """Under which label the state of each of `parts` is kept: replicas that are alike have one, that of the first."""
+    labels = {}
+    for bundle, replica in replicas(program.bundles):
+        for own, first in zip(labelled(bundle, replica), labelled(bundle, 0), strict=True):
+            if own in parts:
+                labels[own] = first if is_alike(parts[own]) else own
+    return labels
+
+
 def replicas(bundles: Sequence[Bundle]) -> list[tuple[Bundle, int]]:
     """All replicas of `bundles`, in declared order."""
     return [(bundle, number) for bundle in bundles for number in range(bundle.replicas)]

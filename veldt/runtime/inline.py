@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 
@@ -15,7 +16,7 @@ from veldt.core import PrivateArena, Saved, State, Worker
 from veldt.program import Program
 from veldt.runtime import scheduler
 from veldt.runtime.averaging import Together
-from veldt.runtime.building import build, labelled, replicas
+from veldt.runtime.building import build, labelled, replicas, saved_as
 
 
 class InlineRuntime:
@@ -36,6 +37,8 @@ class InlineRuntime:
             average=lambda bundle, replica: self._together[bundle].member(replica),
         )  # fmt: skip
         declared = [name for bundle, replica in replicas(program.bundles) for name in labelled(bundle, replica)]
+        kept = saved_as(program, self.parts)
+        self._saved_as = {own: kept[own] for own, part in self.parts.items() if isinstance(part, Saved)}
         self.workers = {name: self.parts[name] for name in declared if isinstance(self.parts[name], Worker)}
 
     def run(
@@ -59,15 +62,16 @@ class InlineRuntime:
     @contextmanager
     def snapshot(self) -> Iterator[State]:
         """The state of every part that has one, and of torch's random numbers; it stays true until the block ends."""
-        states = {name: part.state_dict() for name, part in self.parts.items() if isinstance(part, Saved)}
+        states = {kept: self.parts[kept].state_dict() for kept in dict.fromkeys(self._saved_as.values())}
         averages = {bundle: together.state_dict() for bundle, together in self._together.items() if together.used}
         yield {**states, "averages": averages, "torch_random": torch.get_rng_state()}
 
     def load_state_dict(self, state: State) -> None:
         """Goes on where `snapshot` was taken."""
-        for name, part in self.parts.items():
-            if isinstance(part, Saved):
-                part.load_state_dict(state[name])
+        for own, kept in self._saved_as.items():
+            self.parts[own].load_state_dict(
+                state[kept] if own == kept else deepcopy(state[kept])
+            )  # a part may keep what it is given
         for bundle, given in state["averages"].items():
             self._together[bundle].load_state_dict(given)
         torch.set_rng_state(state["torch_random"])

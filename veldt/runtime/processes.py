@@ -296,7 +296,7 @@ class ProcessRuntime:
             steps = {name: part.inserted_steps for name, part in self._remote.items() if isinstance(part, RemoteMemory)}
             copies = [name for one in self._placement.workers for name, node in _parts_of(*one) if is_alike(class_of(node))]
             apart = {name: state for name, state in {**self._states, **remote}.items() if name not in copies}
-            yield {**apart, **home, "inserted_steps": steps, "torch_random": torch.get_rng_state()}
+            yield {**apart, **home, "averages": {}, "inserted_steps": steps, "torch_random": torch.get_rng_state()}
 
     def load_state_dict(self, state: State) -> None:
         """Goes on where `snapshot` was taken; before `run`."""
