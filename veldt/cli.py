@@ -121,14 +121,14 @@ def _chaos(arguments: Sequence[str]) -> int:
 
 def _system(positional: Sequence[str], rest: Sequence[str]) -> System:
     """The system named, or that of the run to resume: its flags are the ones that are known."""
-    from veldt.runs.folder import RunFolder
+    from veldt.runs.copies import saved_config
     from veldt.systems import SYSTEMS, find
 
     if positional:
         return find(positional[0])
     for flag, following in itertools.pairwise((*rest, "")):
         if flag.partition("=")[0] == "--resume":
-            return find(RunFolder.open(Path(flag.partition("=")[2] or following)).config()["system"])
+            return find(saved_config(flag.partition("=")[2] or following)["system"])
     return next(iter(SYSTEMS.values()))
 
 

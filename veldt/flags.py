@@ -36,8 +36,8 @@ class Start:
     config: Path | None = None
     """A YAML file of settings, by the names of the flags; flags win over it."""
 
-    resume: Path | None = None
-    """Go on with the run in this folder; system and environment are those of the run."""
+    resume: str | None = None
+    """Go on with the run in this folder, or with its copy at this fsspec path; system and environment are those of the run."""
 
 
 @dataclasses.dataclass(frozen=True)

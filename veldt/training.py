@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,8 @@ from veldt.program import Bundle, Node, Program
 from veldt.request import FIXED, Env, Request, from_dict, make_request, versions
 from veldt.runs.changes import refuse_changes
 from veldt.runs.checkpoint import Checkpoints, Loaded, SaveReport
-from veldt.runs.display import Display, make_display
+from veldt.runs.copies import Copies, is_remote
+from veldt.runs.display import make_display, warnings_shown
 from veldt.runs.files import Skipped
 from veldt.runs.folder import RunFolder
 from veldt.runs.metrics import MetricsTable
@@ -33,6 +33,7 @@ from veldt.runs.options import parse_resources
 from veldt.runs.policy import save_policy
 from veldt.runs.progress import Progress
 from veldt.runs.report import draw_curve
+from veldt.runs.stopping import signals_caught
 from veldt.runtime.building import joined, replicas_of
 from veldt.runtime.cluster import Actors
 from veldt.runtime.cluster_start import ClusterOptions
@@ -88,6 +89,9 @@ def train(system: str, env: Env, *, preset: str = "auto", on_round: OnRound | No
         RunError: the run could not go on.
     """
     request = make_request(system, env, preset, values)
+    copies = _copies(request)
+    if copies is not None:
+        copies.claim(request.as_dict(), request.run.overwrite)
     stretch = _Stretch(request, on_round)  # whatever the parts refuse is refused before there is a folder
     try:
         folder = RunFolder.create(
@@ -96,23 +100,31 @@ def train(system: str, env: Env, *, preset: str = "auto", on_round: OnRound | No
     except BaseException:
         stretch.close()
         raise
-    return stretch.run(folder)
+    return stretch.run(folder, copies)
 
 
 def resume(path: str | Path, *, on_round: OnRound | None = None, **changes: Any) -> Result:
     """Goes on with the run in folder `path` from its last checkpoint; `changes` may be run options, such as `steps`.
 
-    `on_round` watches it, as in `train`.
+    `path` may be the `checkpoints` of a run whose folder is not here: it is made anew, at `out` or where it was. `on_round`
+    watches the run, as in `train`.
 
     Raises:
         RunFolderError: there is no run, no usable checkpoint, or `changes` do not fit what was saved.
     """
+    if is_remote(path):
+        there = Copies(str(path), 1)
+        here = Path(changes.pop("out", None) or there.config()["run"]["out"] or Path("runs") / there.url.rpartition("/")[2])
+        there.make_folder(here)
+        path, changes["checkpoints"] = here, there.url
     folder = RunFolder.resume(Path(path))
     try:
         saved = folder.config()
         request = from_dict(saved, {**changes, "out": Path(path)})
         refuse_changes(saved, request.as_dict(), FIXED)
-        loaded = Checkpoints(folder.checkpoints_path, request.run.keep_checkpoints).load_latest()
+        checkpoints, copies = Checkpoints(folder.checkpoints_path, request.run.keep_checkpoints), _copies(request)
+        passed_over = copies.fetch(folder.checkpoints_path) if copies is not None else []
+        loaded = checkpoints.load_latest()
         finished = int(loaded.parts["monitor"]["finished_steps"])
         if request.run.steps <= finished or request.run.steps < loaded.step:
             raise RunFolderError(f"{path} is finished at step {loaded.step:,}; give --steps above {finished:,} to go on")
@@ -120,9 +132,9 @@ def resume(path: str | Path, *, on_round: OnRound | None = None, **changes: Any)
     except BaseException:
         folder.close()
         raise
-    for warning in loaded.warnings:
+    for warning in [*passed_over, *loaded.warnings]:
         warnings.warn(warning, stacklevel=2)
-    return stretch.run(folder, loaded)
+    return stretch.run(folder, copies, loaded)
 
 
 def with_evaluator(program: Program, request: Request) -> Program:
@@ -183,10 +195,10 @@ class _Stretch:
         """Lets go of what was built, if it is not to be run."""
         self._runtime.close()
 
-    def run(self, folder: RunFolder, loaded: Loaded | None = None) -> Result:
+    def run(self, folder: RunFolder, copies: Copies | None, loaded: Loaded | None = None) -> Result:
         """Runs to the end and writes into `folder` what a run leaves behind."""
         options, request = self._run_options, self._request
-        self._folder = folder
+        self._folder, self._copies = folder, copies
         title = f"{request.system.name} on {request.env_name}, preset {request.preset}, seed {options.seed}"
         self._display = make_display(f"{title}: {folder.path}", options.quiet)
         self._table = MetricsTable(folder.metrics_path, folder.tensorboard_path)
@@ -203,7 +215,7 @@ class _Stretch:
             on_checkpoint=self._checkpoint,
         )
         try:
-            with self._failure_noted(), _warnings_shown(self._display):
+            with self._failure_noted(), warnings_shown(self._display):
                 if loaded is not None:
                     self._table.truncate_after(loaded.step)
                     self._load(loaded)
@@ -212,23 +224,27 @@ class _Stretch:
                 return self._drive()
         finally:
             self._runtime.close()
+            if copies is not None:
+                copies.close()
             self._display.close()
             self._table.close()
             folder.close()
 
     def _drive(self) -> Result:
         monitor, runtime = self._monitor, self._runtime
-        with _signals_caught(self._stop_at_once) as caught:
+        with signals_caught(self._stop_at_once) as caught:
             try:
                 runtime.run(self._after_round, self._display.say, lambda: bool(caught))
             except WorkersLost:
                 self._checkpoint()
+                self._say_copied(wait=True)
                 raise
             if not caught:
                 monitor.conclude(lambda: bool(caught))
             if caught:
                 monitor.stop_reason = caught[0]
             self._checkpoint()
+            self._say_copied(wait=True)
             runtime.close()
         finished = monitor.stop_reason in ("steps", "return")
         self._folder.set_status("finished" if finished else "interrupted", monitor.steps, best_return=monitor.best_mean)
@@ -249,6 +265,7 @@ class _Stretch:
 
     def _after_round(self) -> bool:
         going_on = self._monitor.after_round()
+        self._say_copied(wait=False)
         if self._on_round is not None:
             self._on_round(self._monitor.steps, self._runtime)
         return going_on
@@ -271,10 +288,20 @@ class _Stretch:
             self._display.say(f"best policy not saved: {skipped.reason}")
 
     def _checkpoint(self) -> None:
+        self._say_copied(wait=True)
         with self._runtime.snapshot() as state:
-            self._save(state)
+            saved = self._save(state)
+        if self._copies is not None and saved is not None:
+            self._copies.start(self._folder.path, saved)
 
-    def _save(self, state: State) -> None:
+    def _say_copied(self, wait: bool) -> None:
+        """What became of the copy of the last checkpoint, once it is known."""
+        if self._copies is not None:
+            line = self._copies.finish() if wait else self._copies.said()
+            if line is not None:
+                self._display.say(line)
+
+    def _save(self, state: State) -> Path | None:
         parts = self._runtime.parts
         weights = self._parameters.pull(())
         assert weights is not None
@@ -293,13 +320,14 @@ class _Stretch:
         saved: SaveReport | Skipped = self._checkpoints.save(self._monitor.steps, states, replay)
         if isinstance(saved, Skipped):
             self._display.say(f"checkpoint skipped: {saved.reason}")
-            return
+            return None
         self._saved_step = self._monitor.steps
         replay_part = f", replay {saved.replay_bytes / 1e6:,.1f} MB in {saved.replay_seconds:.1f} s"
         self._display.say(
             f"checkpoint at step {self._monitor.steps:,}: {saved.bytes / 1e6:,.1f} MB in {saved.seconds:.1f} s"
             + (replay_part if replay is not None else "")
         )
+        return saved.path
 
     def _load(self, loaded: Loaded) -> None:
         states, replay = loaded.parts, loaded.replay
@@ -336,46 +364,13 @@ class _Stretch:
             raise
 
 
+def _copies(request: Request) -> Copies | None:
+    return Copies(request.run.checkpoints, request.run.keep_checkpoints) if request.run.checkpoints is not None else None
+
+
 def _threads(request: Request) -> int:
     """Threads for torch in this process: as asked for; else all cores for images, one for small observations, where handing over costs more."""
     if request.run.threads is not None:
         return request.run.threads
     images = any(leaf.nbytes >= IMAGE_BYTES for leaf in tree_leaves(request.env_spec.seen))
     return (os.cpu_count() or 1) if images else 1
-
-
-@contextmanager
-def _signals_caught(stop_at_once: Callable[[], str]) -> Iterator[list[str]]:
-    """SIGINT and SIGTERM end the loop after its round; a second one ends the process at once, after `stop_at_once`."""
-    caught: list[str] = []
-
-    def note(number: int, frame: object) -> None:
-        if caught:
-            os.write(2, f"stopped at once: {stop_at_once()}\n".encode())
-            os._exit(128 + number)
-        caught.append(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before: Mapping[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _warnings_shown(display: Display) -> Iterator[None]:
-    """Veldt's own warnings go where the run's lines go."""
-    show = warnings.showwarning
-
-    def say(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-        display.say(f"warning: {message}")
-
-    warnings.showwarning = say  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        warnings.showwarning = show

@@ -28,14 +28,14 @@ from veldt.core import State
 from veldt.errors import RunFolderError
 from veldt.runs.arrays import Entry, Into, check_weights, pieces_of, read_arrays, safetensors_header, table_of
 from veldt.runs.files import Piece, Skipped, free_bytes, in_units, sync_folder, why_not, write_stream
-from veldt.runs.manifest import Damaged, Manifest, check_file, read_manifest, write_manifest
+from veldt.runs.manifest import Damaged, Manifest, check_all, check_file, read_manifest, write_manifest
 from veldt.runs.state import Array, join, split
 
 SPARE_BYTES = 1 << 16
 """Free space asked for beyond the files themselves: folders, the manifest, rounding to blocks."""
 
 _NAME = re.compile(r"ckpt_(\d+)(?:_(\d+))?")
-_PARTIAL, _DOOMED = ".partial_", ".doomed_"
+PARTIAL, _DOOMED = ".partial_", ".doomed_"
 
 
 class SaveReport(NamedTuple):
@@ -71,8 +71,8 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         folder.mkdir(parents=True, exist_ok=True)
-        self._partial = sorted(path.name.removeprefix(_PARTIAL) for path in folder.glob(f"{_PARTIAL}*"))
-        for left_over in [*folder.glob(f"{_PARTIAL}*"), *folder.glob(f"{_DOOMED}*")]:
+        self._partial = sorted(path.name.removeprefix(PARTIAL) for path in folder.glob(f"{PARTIAL}*"))
+        for left_over in [*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{_DOOMED}*")]:
             shutil.rmtree(left_over, ignore_errors=True)
 
     def save(self, step: int, parts: dict[str, State], replay: State | None) -> SaveReport | Skipped:
@@ -91,7 +91,7 @@ class Checkpoints:
             if free < needed + SPARE_BYTES:
                 return Skipped(f"{in_units(free)} free, {in_units(needed)} needed")
             path = self._new_path(step)
-            partial = self.folder / f"{_PARTIAL}{path.name}"
+            partial = self.folder / f"{PARTIAL}{path.name}"
             os.mkdir(partial)
             written = {file.name: write_stream(partial / file.name, file.pieces) for file in files}
             replay_started = time.perf_counter()
@@ -187,10 +187,24 @@ def _array_file(name: str, arrays: dict[str, Array], safetensors: bool) -> _File
     return _File(name, size_bytes, pieces())
 
 
+def name_of(name: str) -> tuple[int, int]:
+    """The step of the checkpoint called `name`, and its number among those of the step; (-1, 0) if it is no such name."""
+    match = _NAME.fullmatch(name)
+    return (int(match[1]), int(match[2] or 1)) if match else (-1, 0)
+
+
+def newest_whole(folder: Path) -> str | None:
+    """The name of the newest checkpoint in `folder` that is not damaged. Raises `RunFolderError` for one of a newer Veldt."""
+    for path, _, _ in _finished(folder):
+        with contextlib.suppress(Damaged):
+            check_all(path)
+            return path.name
+    return None
+
+
 def _finished(folder: Path) -> Iterator[tuple[Path, int, int]]:
     """The checkpoints in `folder` with their steps and numbers among those of one step, newest first."""
-    matches = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("ckpt_*")]
-    found = [(path, int(match[1]), int(match[2] or 1)) for path, match in matches if match]
+    found = [(path, *name_of(path.name)) for path in folder.glob("ckpt_*") if _NAME.fullmatch(path.name)]
     yield from sorted(found, key=lambda item: item[1:], reverse=True)
 
 
@@ -210,8 +224,7 @@ def _newest(folder: Path, partial: list[str], read: Callable[[Path, Manifest], L
 
 
 def _read(path: Path, manifest: Manifest, into: Into | None) -> Loaded:
-    for name in manifest.files:
-        check_file(path, manifest, name)
+    check_all(path)
     try:
         parts = {"weights": _tensors(path), **_read_state(path, "state.json", "state.safetensors", None)}
         replay = _read_state(path, "replay.json", "replay.bin", into) if "replay.bin" in manifest.files else None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -208,3 +211,18 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+@contextmanager
+def warnings_shown(display: Display) -> Iterator[None]:
+    """Veldt's own warnings go where the run's lines go."""
+    show = warnings.showwarning
+
+    def say(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        display.say(f"warning: {message}")
+
+    warnings.showwarning = say  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = show

@@ -69,8 +69,8 @@ class RunFolder:
         try:
             folder._make_room(overwrite)
             folder.set_status("running", 0)
-            replace_file(folder.config_path, [_yaml(config)])
-            replace_file(path / "differs.yaml", [_yaml(differs)])
+            replace_file(folder.config_path, [as_yaml(config)])
+            replace_file(path / "differs.yaml", [as_yaml(differs)])
             replace_file(path / "versions.json", [json.dumps(dict(versions), indent=1).encode()])
         except OSError as error:
             folder.close()
@@ -160,7 +160,8 @@ class RunFolder:
             raise RunFolderError(f"{self.path}/{name} cannot be read: {error}") from error
 
 
-def _yaml(config: Mapping[str, Any]) -> bytes:
+def as_yaml(config: Mapping[str, Any]) -> bytes:
+    """Settings as they stand in a file."""
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
 
 

@@ -75,5 +75,19 @@ def check_file(folder: Path, manifest: Manifest, name: str) -> None:
         raise Damaged(f"{folder.name}/{name} checksum mismatch")
 
 
+def check_all(folder: Path, called: str | None = None) -> Manifest:
+    """The manifest of the checkpoint in `folder`. Raises `Damaged` unless all its files are as they were written.
+
+    called: its name, if the folder has another one for now.
+    """
+    try:
+        manifest = read_manifest(folder)
+        for name in manifest.files:
+            check_file(folder, manifest, name)
+    except Damaged as damage:
+        raise Damaged(str(damage).replace(folder.name, called or folder.name)) from damage
+    return manifest
+
+
 def _crc32(content: Any) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())

@@ -68,6 +68,9 @@ class RunOptions:
     checkpoint_minutes: float = 10.0
     """Wall time between checkpoints; one is always written at the end."""
 
+    checkpoints: str | None = None
+    """A copy of each checkpoint is kept there too: any fsspec path, as in s3://bucket/pong. --resume takes it in place of the folder."""
+
     keep_checkpoints: int = 2
     """How many checkpoints are kept."""
 
