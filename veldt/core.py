@@ -284,6 +284,9 @@ class RunMemory(StepCount, Protocol):
     def samples_per_insert(self) -> float | None:
         """Samples drawn for each step inserted since sampling began; None: it has not begun."""
 
+    abandoned: bool
+    """Whether nobody will insert any more: its process died too often."""
+
     most_steps: int | None
     """Inserts that could make it more steps than so many are refused. Set by whoever knows how long the run is."""
 

@@ -10,11 +10,13 @@ import torch
 
 import veldt
 from tests.runtime.programs import PATIENCE_SECONDS, actors_and_learner, apex_corridor, goes_right, processes, run_while
+from tests.runtime.test_learning_workers import gorila, parameters, unbounded, worker
 from tests.runtime.test_processes import run_updates
 from tests.systems.test_r2d2 import TINY
-from tests.systems.toys import SECONDS, corridor
+from tests.systems.toys import SECONDS, SMALL, corridor
 from veldt.envs.make import make_env_spec
 from veldt.errors import ConfigError, ResourceError
+from veldt.runs.checkpoint import Checkpoints
 from veldt.runtime.cluster import Actors
 from veldt.runtime.cluster_start import ClusterOptions
 from veldt.runtime.cluster_worker import Versions
@@ -44,8 +46,8 @@ def cluster():
     made.shutdown()
 
 
-def on_cluster(program, least=None, **settings):
-    return processes(program, transport=Actors(ClusterOptions(least=least)), **settings)
+def on_cluster(program, least=None, cpus=1.0, **settings):
+    return processes(program, transport=Actors(ClusterOptions(cpus, least=least)), **settings)
 
 
 TWO_ACTORS_WITH_MEMORY = R2D2Config(**{**TINY, "replay_steps": 1_000, "start_steps": 400})
@@ -144,12 +146,43 @@ def test_a_run_on_the_cluster_is_resumed_there(cluster, tmp_path):
     assert ray.is_initialized()
 
 
-@pytest.mark.parametrize("system", ["gorila", "a3c"])
-def test_systems_whose_learners_share_memory_are_refused_before_anything_starts(system, tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"--runtime ray carries systems with one learner.* use --runtime processes or inline"
-    ):
-        veldt.train(system, "CartPole-v1", out=tmp_path / "run", runtime="ray", steps=1_000)
+def test_gorila_on_the_cluster_keeps_its_budget_and_what_was_counted_apart_agrees(cluster, tmp_path):
+    """Bundles and shards are actors: gradients and slices go between them, counters home and from there to all others."""
+    options = {"bundles": 2, "shards": 2, "target_period_updates": 50, "learning_rate": 1e-3, "optimizer": "adam"}
+    result = veldt.train("gorila", corridor, out=tmp_path / "run", runtime="ray", actor_cpus=0.2, **{**SMALL, **options})
+    assert 1_900 < result.progress.steps <= 2_000
+    assert 0.5 < result.progress.updates * 4 / result.progress.steps < 1.1
+    saved = Checkpoints(tmp_path / "run" / "checkpoints", 1).load_latest()
+    state = saved.parts["runtime"]
+    assert sum(state["inserted_steps"].values()) == saved.step == result.progress.steps
+    assert min(state[f"parameters {number}"]["version"] for number in (0, 1)) == result.progress.updates
+    assert result.final_mean > 0.5
+
+
+def test_a_shard_that_is_lost_with_its_node_is_restored_elsewhere_and_its_users_go_on(cluster):
+    runtime = unbounded(on_cluster(gorila(), cpus=0.25))
+    victim, marks = worker(runtime, "shard 1"), {}
+    shards = [runtime.parts["parameters 0"], runtime.parts["parameters 1"]]
+
+    def more(said) -> bool:
+        if not marks and all(one.ready for one in runtime.switchboard.crew) and shards[1].version > 100:
+            marks.update(version=shards[1].version, steps=runtime.parts["replay 0"].inserted_steps)
+            node = next(node for node in cluster.worker_nodes if node.node_id == victim.channel.where.node)
+            cluster.remove_node(node, allow_graceful=False)
+        return not any("late pushes rejected" in line for line in said) or shards[1].version < marks["version"] + 50
+
+    said = run_while(runtime, more)
+    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    assert any(line.startswith("shard 1 lost with node") for line in said), said
+    (restored,) = [line for line in said if "late pushes rejected" in line]
+    version = int(restored.split("restored at version ")[1].split(";")[0].replace(",", ""))
+    assert 0 <= version <= marks["version"] + 50
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in parameters(runtime).pull(()).tensors.values())
+
+
+def test_weights_that_learners_change_in_place_are_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ConfigError, match=r"memory that worker change in place: machines cannot share it; .* with --shards"):
+        veldt.train("a3c", "CartPole-v1", out=tmp_path / "run", runtime="ray", steps=1_000)
     assert not (tmp_path / "run").exists()
 
 

@@ -26,7 +26,7 @@ def served():
 
 
 def joined(made, user):
-    return ParameterShard.join([ShardPort(dock, user) for dock in made])
+    return ParameterShard.join([dock.port(user, {}) for dock in made])
 
 
 def test_gradients_through_docks_do_what_they_do_without(served):

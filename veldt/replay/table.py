@@ -91,6 +91,7 @@ class Table:
         self._reader = self._reader_of((self.streams,))
         self.batch_size, self.capacity_steps = batch_size, capacity_steps
         self._ends, self._ripe = np.zeros(actors, np.int64), np.zeros(actors, np.int64)
+        self.abandoned = False
         self.most_steps: int | None = None
 
     def __len__(self) -> int:

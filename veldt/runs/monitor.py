@@ -20,6 +20,10 @@ from veldt.runs.options import RunOptions
 from veldt.runs.progress import Progress
 
 REDRAW_SECONDS = 0.5
+
+PORTIONS = 16
+"""Of several memories, each may be a run's length divided by so many, and by the memories, ahead of what is known of it."""
+
 COUNTS = ("restarts", "skipped_updates", "outlying_updates", "stale_gradients", "rejected_gradients")
 """Metrics that count something since the run began."""
 
@@ -101,11 +105,20 @@ class Monitor:
         return self.stop_reason is None
 
     def _share_out(self) -> bool:
-        """Shares the steps that are left out among the memories, so that there are never too many; False if no share is an unroll."""
-        share = (self._options.steps - self.steps) // len(self._memories)
-        for memory in self._memories:
-            memory.most_steps = memory.inserted_steps + share
-        return any(memory.insert_steps <= share for memory in self._memories)
+        """Gives each memory some of the steps that are left, so that there are never too many; False if none has an unroll's worth.
+
+        What was given is not taken back: one in another process, or on another machine, may have used it before it is told.
+        """
+        memories, total = [memory for memory in self._memories if not memory.abandoned], self._options.steps
+        portion = max(total // (PORTIONS * len(self._memories)), *(2 * memory.insert_steps for memory in self._memories))
+        ends = [max(memory.most_steps or 0, memory.inserted_steps) for memory in memories]
+        left = total - sum(ends) - sum(memory.inserted_steps for memory in self._memories if memory.abandoned)
+        for number, memory in enumerate(memories):
+            more = left if len(memories) == 1 else min(left, memory.inserted_steps + portion - ends[number])
+            ends[number] += max(0, more)
+            left -= max(0, more)
+            memory.most_steps = ends[number]
+        return any(memory.insert_steps <= end - memory.inserted_steps for memory, end in zip(memories, ends, strict=True))
 
     def _log(self, steps: int) -> None:
         period = self._options.log_period_steps

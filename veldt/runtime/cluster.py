@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from veldt.core import Arena, PrivateArena, Room, Writable
+from veldt.core import Arena, OwnedShard, PrivateArena, Room, Shard, Writable
 from veldt.data import Weights
 from veldt.errors import ConfigError
 from veldt.runtime.cluster_ports import WeightsLink, room_at_home, rows_link
+from veldt.runtime.cluster_shards import CalledDock
 from veldt.runtime.cluster_start import Cluster, ClusterOptions, connect
-from veldt.runtime.placement import Placement, class_of, is_shard, samples
+from veldt.runtime.placement import Placement, class_of, samples
 from veldt.runtime.shared import Bell, Layout
 from veldt.runtime.transport import Body, Counters, Exchange, Link, Newest
 
@@ -37,6 +38,7 @@ class Actors:
         self._notices: dict[str, Any] = {}
         self._board: Any = None
         self._rooms: dict[tuple[str, int], Room] = {}
+        self._docks: dict[str, CalledDock] = {}
 
     def prepare(self, placement: Placement) -> None:
         """Connects to the cluster, or starts one here.
@@ -72,12 +74,17 @@ class Actors:
             return WeightsLink(node, newest.layout)
         raise ConfigError(f"node {node!r} cannot be reached from another machine; use --runtime inline or processes")
 
-    def body(self, heartbeat: str) -> Body:
+    def dock(self, name: str, shard: OwnedShard, join: Callable[[Sequence[Shard]], Any], users: int) -> CalledDock:
+        """Calls to the shard's actor."""
+        self._docks[name] = CalledDock(name, shard, join)
+        return self._docks[name]
+
+    def body(self) -> Body:
         """An actor."""
         from veldt.runtime.cluster_home import ActorBody
 
         assert self._cluster is not None
-        return ActorBody(self._cluster, self._board, heartbeat, self._room)
+        return ActorBody(self._cluster, self._board, self._room, self._docks)
 
     def exchange(self, bells: Sequence[Bell]) -> Exchange:
         """What comes back from all actors. There are no bells: they are for those who share memory."""
@@ -94,12 +101,16 @@ class Actors:
 
 
 def _refuse_what_needs_shared_memory(placement: Placement) -> None:
-    """Raises `ConfigError` for a program whose learners are not all at home, or whose weights are shared or in slices."""
-    apart = [bundle.name for bundle, _ in placement.workers if samples(bundle)]
-    slices = [node.name for bundle, _ in placement.home for node in bundle.nodes if hasattr(class_of(node), "of")]
-    slices += [node.name for bundle, _ in placement.workers for node in bundle.nodes if is_shard(node)]
-    if slices or not placement.learns_at_home:
+    """Raises `ConfigError` for a program with weights that learners change in place, or with a team of learners."""
+    shared = [node.name for bundle, _ in placement.home for node in bundle.nodes if hasattr(class_of(node), "of")]
+    apart = sorted({bundle.name for bundle, _ in placement.workers if samples(bundle)})
+    if shared:
         raise ConfigError(
-            f"--runtime ray carries systems with one learner, which lives where the command runs; this one has learners or slices of "
-            f"the weights in {', '.join(sorted({*apart, *slices}))}, which share memory: use --runtime processes or inline"
+            f"{', '.join(shared)} of this system are memory that {', '.join(apart)} change in place: machines cannot share it; "
+            f"use --runtime processes or inline, or put a parameter server in its place with --shards"
+        )
+    if placement.teams():
+        raise ConfigError(
+            f"several {' and '.join(bundle.name for bundle in placement.teams())} bundles average their gradients in memory of "
+            f"one machine: use one learner, or --runtime processes or inline"
         )

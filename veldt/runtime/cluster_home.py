@@ -11,7 +11,7 @@ import contextlib
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -21,6 +21,7 @@ from veldt.core import Room
 from veldt.data import Weights
 from veldt.errors import WorkersLost
 from veldt.runtime.cluster_ports import Bulletin, Notice, RowsCommit, put_rows
+from veldt.runtime.cluster_shards import CalledDock, Serving, Snapshot
 from veldt.runtime.cluster_start import Cluster
 from veldt.runtime.cluster_worker import ORDERS, WORDS, Told, Versions, Where
 from veldt.runtime.process import DUMP_SECONDS, KEPT_LINES
@@ -48,7 +49,7 @@ class HomeBoard:
 
     def __init__(self, counters: list[str], heartbeats: list[str], newest: dict[str, Notice]) -> None:
         self._values, self._heartbeats = dict.fromkeys(counters, 0), dict.fromkeys(heartbeats, 0)
-        self._newest = newest
+        self.newest = newest
 
     def __getitem__(self, name: str) -> int:
         return self._values[name] if name in self._values else self._heartbeats[name]
@@ -58,7 +59,7 @@ class HomeBoard:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to a worker, it arrives as the bulletin of this moment."""
-        return Bulletin, (dict(self._values), dict(self._newest))
+        return Bulletin, (dict(self._values), dict(self.newest))
 
 
 class ReferencedWeights:
@@ -80,8 +81,10 @@ class ReferencedWeights:
 class HomeLine:
     """The home end of the messages to and from one actor: a `Line`."""
 
-    def __init__(self, actor: Any, board: HomeBoard, heartbeat: str, room: Callable[[str, int], Room]) -> None:
-        self._actor, self._board, self._heartbeat, self._room = actor, board, heartbeat, room
+    def __init__(
+        self, actor: Any, board: HomeBoard, room: Callable[[str, int], Room], docks: Mapping[str, CalledDock], life: int
+    ) -> None:
+        self._actor, self._board, self._room, self._docks, self._life = actor, board, room, docks, life
         self._posts, self._posted = 0, 0.0
         self._arrived: list[Any] = []
         self.where: Where | None = None
@@ -104,8 +107,8 @@ class HomeLine:
     def take(self, told: Told) -> None:
         """What the actor said."""
         self._arrived += told.messages
-        if told.heartbeat:
-            self._board[self._heartbeat] = told.heartbeat
+        for name, value in told.counted.items():
+            self._board[name] = value
 
     def end(self, last: list[Any]) -> None:
         """What it said at its end."""
@@ -120,6 +123,10 @@ class HomeLine:
                 yield message.commit
             elif isinstance(message, Where):
                 self.where = message
+            elif isinstance(message, Serving):
+                self._board.newest[message.node] = Notice(self._life, self._actor)
+            elif isinstance(message, Snapshot):
+                self._docks[message.node].take(message)
             else:
                 yield message
 
@@ -135,15 +142,16 @@ class ActorBody:
         self,
         cluster: Cluster,
         board: HomeBoard,
-        heartbeat: str,
         room: Callable[[str, int], Room],
+        docks: Mapping[str, CalledDock],
     ) -> None:
         """Args:
         cluster: where actors are placed.
-        board: counters for it, and its heartbeat, which is called `heartbeat`.
+        board: counters for it, and its own, among them its heartbeat.
         room: where rows of (memory, actor) belong.
+        docks: of the shards, by label.
         """
-        self._cluster, self._board, self._heartbeat, self._room = cluster, board, heartbeat, room
+        self._cluster, self._board, self._room, self._docks = cluster, board, room, docks
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.channel: HomeLine | None = None
         self.actor: Any = None
@@ -159,9 +167,9 @@ class ActorBody:
     def start(self, launch: Launch) -> None:
         """Asks the cluster for an actor. It lives as soon as there is room for it."""
         self.actor = self._cluster.place(launch, Versions.here())
-        self.channel = HomeLine(self.actor, self._board, self._heartbeat, self._room)
-        self.running = self.actor.run.remote()
         self._lives, self._error, self._over = self._lives + 1, None, False
+        self.channel = HomeLine(self.actor, self._board, self._room, self._docks, self._lives)
+        self.running = self.actor.run.remote()
         self.life, self.starting = self._lives, WAITING
 
     def fetch(self) -> Any:

@@ -7,7 +7,7 @@ sent again with the next commit. So home holds, at any moment, what an actor wro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -121,23 +121,32 @@ def room_at_home(memory: Any, actor: int) -> Room:
 
 
 class Notice(NamedTuple):
-    """A version of the weights, and the reference to the object that holds them."""
+    """A version of the weights, and the reference to the object that holds them; or a life of a shard, and its actor."""
 
     version: int
     reference: Any
 
 
 class Bulletin:
-    """What a worker was last told: counters of the home process, and where the newest weights are. Its heartbeat is its own. `Counters`."""
+    """What a worker was last told: counters of the home process, and where the newest weights and the shards are; and what it counts
+    itself, which home is told in turn. `Counters`."""
 
     def __init__(self, values: Mapping[str, int], newest: Mapping[str, Notice]) -> None:
-        self.values, self.newest = dict(values), dict(newest)
+        self._values, self.newest = dict(values), dict(newest)
+        self.counted: dict[str, int] = {}
+        self.wake: Callable[[], None] = lambda: None
+        """Makes the worker's loop look again. Set by whoever lets it wait."""
+
+    def take(self, bulletin: Bulletin) -> None:
+        """Newer news from home."""
+        self._values |= bulletin._values
+        self.newest |= bulletin.newest
 
     def __getitem__(self, name: str) -> int:
-        return self.values[name]
+        return self.counted[name] if name in self.counted else self._values[name]
 
     def __setitem__(self, name: str, value: int) -> None:
-        self.values[name] = value
+        self.counted[name] = value
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ CONNECT_SECONDS = 30.0
 LOCAL_STORE_BYTES = 500_000_000
 """Room for objects of a Ray that was started here; what is on its way is bounded by credit."""
 
+SHARD_THREADS = 4
+"""So many gradients, and so many who read, a shard takes at once; the others wait in Ray's queue, one of each user."""
+
 HEAD_FAILURES = 3
 """So many looks at the head in a row must fail before it is given up."""
 
@@ -54,13 +57,15 @@ class Cluster:
         owned: whether this object connected to it, and is to let it go.
         here: whether it was started here, for this run.
         """
+        from veldt.runtime.cluster_shards import PUSHES, READS
         from veldt.runtime.cluster_worker import ORDERS, WORDS, Replica
 
         self._ray, self._options, self._owned = ray, options, owned
         self._address = str(ray.get_runtime_context().gcs_address)
         self._here, self._failures = here, 0
         self._lost: set[str] = set()
-        self._replica = ray.remote(max_restarts=0, concurrency_groups={ORDERS: 1, WORDS: 1})(Replica)
+        threads = {ORDERS: 1, WORDS: 1, PUSHES: SHARD_THREADS, READS: SHARD_THREADS}
+        self._replica = ray.remote(max_restarts=0, concurrency_groups=threads)(Replica)
 
     def place(self, launch: Any, versions: Any) -> Any:
         """A new actor, which begins its life as soon as the cluster has room for it; spread over the machines."""

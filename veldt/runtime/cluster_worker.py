@@ -28,10 +28,10 @@ ORDERS, WORDS = "orders", "words"
 
 
 class Told(NamedTuple):
-    """What a worker answers: messages, and its heartbeat."""
+    """What a worker answers: messages, and what it counts, its heartbeat above all."""
 
     messages: list[Any]
-    heartbeat: int
+    counted: dict[str, int]
 
 
 class Where(NamedTuple):
@@ -69,7 +69,7 @@ class _Line:
         self._early: dict[int, list[Any]] = {}
         self._next = 0
         self._outgoing: list[Any] = []
-        self._over = False
+        self._over = self._woken = False
 
     def send(self, message: Any) -> None:
         """Keeps it until home fetches it."""
@@ -88,9 +88,17 @@ class _Line:
         yield from arrived
 
     def wait(self, seconds: float, *others: Any) -> bool:
-        """Waits until an order has arrived."""
+        """Waits until an order has arrived, or somebody woke the loop."""
         with self._changed:
-            return self._changed.wait_for(lambda: bool(self._incoming), seconds)
+            self._changed.wait_for(lambda: bool(self._incoming) or self._woken, seconds)
+            self._woken = False
+            return bool(self._incoming)
+
+    def wake(self) -> None:
+        """The loop should look at its parts again."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
     def put(self, number: int, orders: list[Any]) -> None:
         """Orders from home, the `number`-th post, in the order in which they were sent."""
@@ -121,7 +129,10 @@ class Replica:
     def __init__(self, launch: Launch, versions: Versions) -> None:
         self._launch, self._versions, self._line = launch, versions, _Line()
         self._thread = 0
-        launch.board[launch.heartbeat] = 0
+        assert isinstance(launch.board, Bulletin)
+        self._board = launch.board
+        self._board[launch.heartbeat] = 0
+        self._board.wake = self._line.wake
 
     def run(self) -> list[Any]:
         """Builds the parts and runs their loop to its end; the last messages."""
@@ -143,14 +154,20 @@ class Replica:
 
     def post(self, number: int, orders: list[Any], bulletin: Bulletin) -> None:
         """Takes orders, and what home has to tell everybody."""
-        assert isinstance(self._launch.board, Bulletin)
-        self._launch.board.values |= bulletin.values
-        self._launch.board.newest |= bulletin.newest
+        self._board.take(bulletin)
         self._line.put(number, orders)
 
     def fetch(self) -> Told:
         """What there is to say, as soon as there is something."""
-        return Told(self._line.take(REPORT_SECONDS), self._launch.board[self._launch.heartbeat])
+        return Told(self._line.take(REPORT_SECONDS), dict(self._board.counted))
+
+    def push(self, shard: str, user: int, gradient: Any, based_on: int) -> int:
+        """Takes a gradient for `shard`, as soon as the last of `user` is applied: see `ServedDock.receive`."""
+        return int(self._launch.docks[shard].receive(user, gradient, based_on))
+
+    def read(self, shard: str, held: int) -> Any:
+        """The newest slice of `shard`, unless it is version `held`."""
+        return self._launch.docks[shard].newer(held)
 
     def stack(self) -> str:
         """The Python stack of the loop's thread, innermost call first."""

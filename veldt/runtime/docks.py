@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from veldt.core import OwnedShard, Shard, State
 from veldt.data import Weights
 from veldt.runtime.shared import Bell, Publication, SharedArena
+from veldt.runtime.transport import Counters, Send, Served
 
 FREE, WRITING, FULL = 0, 1, 2
 """States of a mailbox."""
@@ -42,12 +43,40 @@ class Dock:
         self._arena = SharedArena()
         self.bell, self.bells = Bell(), [Bell() for _ in range(users)]
         self._open()
-        self.published.publish(Weights((shard.version,), {"slice": shard.tensors["slice"]}))
+        self.publish(shard.version, shard.tensors["slice"])
 
     def _open(self) -> None:
         self._header = self._arena.allocate(16 * self._users).view(np.int64).reshape(self._users, 2)  # state, based on version
         letters = torch.from_numpy(self._arena.allocate(self._users * self.size * self._dtype.itemsize))
         self._letters = letters.view(self._dtype).view(self._users, self.size)
+
+    def wakes(self, user: int | None) -> tuple[Bell, ...]:
+        """What rings for user number `user`, or with None for the shard."""
+        return (self.bell if user is None else self.bells[user],)
+
+    def port(self, user: int, board: Counters) -> ShardPort:
+        """The shard, as user number `user` sees it."""
+        return ShardPort(self, user)
+
+    def served(self) -> Dock:
+        """The side of the shard's process: the same memory."""
+        return self
+
+    def open(self, board: Counters, send: Send) -> Dock:
+        """There is nothing to tell home."""
+        return self
+
+    def publish(self, version: int, slice_: torch.Tensor) -> None:
+        """What users get from now on."""
+        self.published.publish(Weights((version,), {"slice": slice_}))
+
+    def keep(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keeps what a successor of the shard begins with."""
+        self.snapshot.publish(Weights((version,), dict(tensors)))
+
+    def restored(self, into: Mapping[str, torch.Tensor]) -> int | None:
+        """Copies what the shard's predecessor kept last `into` tensors; its version. None if there was none."""
+        return self.snapshot.read(dict(into)) if self.snapshot.version >= 0 else None
 
     def is_free(self, user: int) -> bool:
         """Whether the mailbox of `user` takes a gradient."""
@@ -77,7 +106,7 @@ class Dock:
 
     def restore(self, state: State) -> None:
         """What the shard of a resumed run begins with, for those who read it before its process is there."""
-        self.published.publish(Weights((int(state["version"]),), {"slice": state["tensors"]["slice"]}))
+        self.publish(int(state["version"]), state["tensors"]["slice"])
 
     def close(self) -> None:
         """Gives the memory's descriptors back."""
@@ -124,19 +153,19 @@ class ShardPort:
 class ShardServer:
     """A shard in its own process: applies what is in its mailboxes, publishes the outcome. A `core.Worker`."""
 
-    def __init__(self, shard: Any, dock: Dock) -> None:
+    def __init__(self, shard: Any, dock: Served) -> None:
         self._shard, self._dock = shard, dock
         self.seconds = {"applying gradients": 0.0, "publishing": 0.0}
-        self._restored: int | None = None
         self._kept_at = 0.0
-        if dock.snapshot.version >= 0:
-            self._restored = shard.version = dock.snapshot.read(dict(shard.tensors))
+        self._restored = dock.restored(shard.tensors)
+        if self._restored is not None:
+            shard.version = self._restored
         self._publish()
 
     def _publish(self) -> None:
-        self._dock.published.publish(Weights((self._shard.version,), {"slice": self._shard.tensors["slice"]}))
+        self._dock.publish(self._shard.version, self._shard.tensors["slice"])
         if time.monotonic() - self._kept_at >= SNAPSHOT_SECONDS:
-            self._dock.snapshot.publish(Weights((self._shard.version,), self._shard.tensors))
+            self._dock.keep(self._shard.version, self._shard.tensors)
             self._kept_at = time.monotonic()
 
     def step(self) -> bool:

@@ -15,9 +15,8 @@ import torch
 
 from veldt.core import Ring, Shareable
 from veldt.data import Versions, Weights
-from veldt.runtime.docks import Dock, ShardPort
 from veldt.runtime.shared import Publication
-from veldt.runtime.transport import Counters, Send
+from veldt.runtime.transport import Counters, Dock, Send
 
 
 class OpenInlet(NamedTuple):
@@ -165,7 +164,7 @@ class ShardsLink:
 
     def open(self, board: Counters, send: Send) -> Any:
         """What the shards' class joins their ports into."""
-        return self.docks[0].join([ShardPort(dock, self.user) for dock in self.docks])
+        return self.docks[0].join([dock.port(self.user, board) for dock in self.docks])
 
 
 @dataclass(frozen=True)

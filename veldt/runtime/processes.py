@@ -27,14 +27,13 @@ from typing import Any, Literal
 
 import torch
 
-from veldt.core import Arena, Parameters, Place, Saved, Shareable, State, Worker, Writable
+from veldt.core import Arena, OwnedShard, Parameters, Place, Saved, Shard, Shareable, State, Worker, Writable
 from veldt.data import Weights
 from veldt.errors import ConfigError
 from veldt.program import Bundle, Node, Program
-from veldt.runtime import scheduler
+from veldt.runtime import docks, scheduler
 from veldt.runtime.batches import BatchDock, BatchLink, BatchServer
 from veldt.runtime.building import build, is_alike, label, labelled, replicas_of
-from veldt.runtime.docks import Dock
 from veldt.runtime.placement import Placement, class_of, is_shard, is_team, sampled
 from veldt.runtime.ports import (
     CountLink,
@@ -52,7 +51,7 @@ from veldt.runtime.shared import Bell, Board, Publication, SharedArena
 from veldt.runtime.supervision import RESTARTS, RestartLimits, Supervised, require_descriptors
 from veldt.runtime.switchboard import Switchboard
 from veldt.runtime.team import Team
-from veldt.runtime.transport import Link, Newest, Transport
+from veldt.runtime.transport import Dock, Link, Newest, Transport
 from veldt.runtime.worker import Launch
 
 STALL_SECONDS = 30.0
@@ -102,7 +101,7 @@ class ProcessRuntime:
         self._arenas: list[Arena] = []
         heartbeats = [f"heartbeat {index}" for index in range(len(placement.workers))]
         self._board = self._transport.board(self._counters(), heartbeats)
-        crew = self._crew(restarts, heartbeats)
+        crew = self._crew(restarts)
         self._remote = self._remote_parts(crew)
         self._home = self._build(device)
         memories = {name: part for name, part in self._home.items() if isinstance(part, Writable)}
@@ -121,10 +120,10 @@ class ProcessRuntime:
         self._workers: dict[str, Worker] = {name: self.parts[name] for name in order if isinstance(self.parts[name], Worker)}
         self._states: dict[str, State] = {}
 
-    def _crew(self, restarts: RestartLimits, heartbeats: list[str]) -> list[Supervised]:
+    def _crew(self, restarts: RestartLimits) -> list[Supervised]:
         return [
-            Supervised(_worker_label(*one), one[0].name, restarts, _vital(one[0]), self._transport.body(heartbeat))
-            for one, heartbeat in zip(self._placement.workers, heartbeats, strict=True)
+            Supervised(_worker_label(*one), one[0].name, restarts, _vital(one[0]), self._transport.body())
+            for one in self._placement.workers
         ]
 
     def _build(self, device: str) -> dict[str, Any]:
@@ -148,7 +147,7 @@ class ProcessRuntime:
         placement = self._placement
         home = placement.home_labels()
         remote = [name for bundle, replica in placement.workers for name, node in _parts_of(bundle, replica) if _counts(node)]
-        return [*map(steps_of, home + remote), *map(most_of, remote), *map(version_of, home)]
+        return [*map(steps_of, home + remote), *map(most_of, remote), *map(version_of, [*home, *self._docks])]
 
     def _make_docks(self) -> dict[str, Dock]:
         """A dock for each shard, by label. Its users are all workers, and home. The shard that is built for it is not the one that runs."""
@@ -158,7 +157,7 @@ class ProcessRuntime:
             for name, node in _parts_of(bundle, replica):
                 if is_shard(node):
                     shard = node.make(place=Place(replica, bundle.replicas, self._seed))
-                    docks[name] = Dock(shard, class_of(node).join, len(workers) + 1)
+                    docks[name] = self._transport.dock(name, shard, class_of(node).join, len(workers) + 1)
         return docks
 
     def _make_teams(self, device: str) -> dict[str, Team]:
@@ -189,8 +188,8 @@ class ProcessRuntime:
     def _bells(self) -> list[Bell]:
         """Those that the home process hears."""
         home = len(self._placement.workers)
-        docks, teams, batches = self._docks.values(), self._teams.values(), self._batches.values()
-        return [*(one.bells[home] for one in docks), *(one.bells[0] for one in teams), *(one.freed for one in batches)]
+        shards = [bell for dock in self._docks.values() for bell in dock.wakes(home)]
+        return [*shards, *(team.bells[0] for team in self._teams.values()), *(one.freed for one in self._batches.values())]
 
     def _remote_parts(self, crew: list[Supervised]) -> dict[str, RemotePart]:
         return {
@@ -202,7 +201,7 @@ class ProcessRuntime:
     def _remote_part(self, worker: Supervised, name: str, node: Node, bundle: Bundle, replica: int) -> RemotePart:
         """The part called `name`, which `node` makes in the process of `worker`, as it is seen from here."""
         if name in self._docks:
-            shard = RemoteShard(worker, name, self._docks[name], len(self._placement.workers))
+            shard = RemoteShard(worker, name, self._docks[name].port(len(self._placement.workers), self._board))
             worker.contributed, worker.owns = (lambda: shard.version), "updates since its last snapshot"
             return shard
         if _counts(node):
@@ -235,8 +234,10 @@ class ProcessRuntime:
         targets = {target for _, node in nodes for target in node.links.values() if target not in own}
         links = {target: self._link(target, replica, index) for target in targets}
         users = [name for target in targets for name in replicas_of(self._program, target) if name in self._docks]
-        docks = {name: self._docks[name] for name, _ in nodes if name in self._docks}
-        bells = [*(self._docks[name].bells[index] for name in users), *(dock.bell for dock in docks.values())]
+        served = [name for name, _ in nodes if name in self._docks]
+        rings = [(name, index) for name in users] + [(name, None) for name in served]
+        bells = [bell for name, user in rings for bell in self._docks[name].wakes(user)]
+        docks = {name: self._docks[name].served() for name in served}
         memories = [part for name, _ in nodes if isinstance(part := self._remote[name], RemoteMemory)]
         past = sum(memory.inserted_steps for memory in memories if memory.name not in self._states)
         # Plain bytes: given as tensors, `multiprocessing` would leave a shared memory file open for each of them.
@@ -382,7 +383,11 @@ class Processes:
             return ParametersLink(node, newest)
         raise ConfigError(f"node {node!r} cannot be reached from another process")
 
-    def body(self, heartbeat: str) -> WorkerProcess:
+    def dock(self, name: str, shard: OwnedShard, join: Callable[[Sequence[Shard]], Any], users: int) -> docks.Dock:
+        """Mailboxes and publications in memory that all see."""
+        return docks.Dock(shard, join, users)
+
+    def body(self) -> WorkerProcess:
         """A process."""
         return WorkerProcess()
 

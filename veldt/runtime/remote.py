@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from veldt.core import State
+import torch
+
+from veldt.core import Shard, State
 from veldt.data import Episode
-from veldt.runtime.docks import Dock, ShardPort
 from veldt.runtime.ports import most_of, steps_of
 from veldt.runtime.supervision import Supervised
 from veldt.runtime.transport import Counters
@@ -135,6 +136,11 @@ class RemoteMemory(RemotePart):
         return self.inserted_steps // self.insert_steps if self.insert_steps else 0
 
     @property
+    def abandoned(self) -> bool:
+        """Whether nobody will insert any more."""
+        return self.worker.quarantined
+
+    @property
     def most_steps(self) -> int:
         """See `core.RunMemory`."""
         return self._board[most_of(self.name)]
@@ -156,9 +162,28 @@ class RemoteMemory(RemotePart):
         self.refills = True
 
 
-class RemoteShard(RemotePart, ShardPort):
-    """A shard of the parameters, as its user `user` at home sees it."""
+class RemoteShard(RemotePart):
+    """A shard of the parameters in another process, seen through `port`: a `core.Shard`."""
 
-    def __init__(self, worker: Supervised, name: str, dock: Dock, user: int) -> None:
-        RemotePart.__init__(self, worker, name)
-        ShardPort.__init__(self, dock, user)
+    def __init__(self, worker: Supervised, name: str, port: Shard) -> None:
+        super().__init__(worker, name)
+        self._port, self.join = port, port.join  # type: ignore[attr-defined]
+        self.size, self.device, self.layout = port.size, port.device, port.layout
+        self.max_gradient_norm = port.max_gradient_norm
+
+    @property
+    def version(self) -> int:
+        """The version known here."""
+        return self._port.version
+
+    def read(self, into: torch.Tensor) -> int:
+        """See `core.Shard`."""
+        return self._port.read(into)
+
+    def can_push(self) -> bool:
+        """See `core.Shard`."""
+        return self._port.can_push()
+
+    def push(self, gradient: torch.Tensor, based_on: int) -> None:
+        """See `core.Shard`."""
+        self._port.push(gradient, based_on)

@@ -6,10 +6,12 @@ There are two transports: `process` with `shared` memory, for processes of this 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from veldt.core import Arena
+import torch
+
+from veldt.core import Arena, OwnedShard, Shard, State
 from veldt.data import Weights
 
 if TYPE_CHECKING:
@@ -121,6 +123,46 @@ class Link(Protocol):
         """The port: what has the protocol of the part behind the link."""
 
 
+class Served(Protocol):
+    """The side of a shard's own process of what stands between it and its users."""
+
+    def restored(self, into: Mapping[str, torch.Tensor]) -> int | None:
+        """Copies what the shard's predecessor kept last `into` tensors; its version. None if there was none."""
+
+    def publish(self, version: int, slice_: torch.Tensor) -> None:
+        """What users get from now on."""
+
+    def keep(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keeps what a successor of the shard begins with."""
+
+    def letters(self) -> list[tuple[int, torch.Tensor, int]]:
+        """(user, gradient, version it is based on) of all gradients that have arrived."""
+
+    def free(self, user: int) -> None:
+        """The gradient of `user` has been read."""
+
+
+class Dock(Protocol):
+    """What stands between a shard in a worker and those who use it, as home has it, and sends it to both."""
+
+    join: Callable[[Sequence[Shard]], Any]
+
+    def wakes(self, user: int | None) -> Sequence[Bell]:
+        """What rings for user number `user`, or with None for the shard."""
+
+    def port(self, user: int, board: Counters) -> Shard:
+        """The shard, as user number `user` sees it."""
+
+    def served(self) -> Any:
+        """What the shard's process gets: its `open(board, send)` gives a `Served`."""
+
+    def restore(self, state: State) -> None:
+        """What the shard of a resumed run begins with, for those who read it before its process is there."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
+
 class Transport(Protocol):
     """A way to have workers."""
 
@@ -139,8 +181,11 @@ class Transport(Protocol):
     def link(self, node: str, part: Any, replica: int, newest: Newest | None) -> Link:
         """The way to `part` of the home process for replica number `replica` of a bundle; with `newest`, to parameters."""
 
-    def body(self, heartbeat: str) -> Body:
-        """What one worker, whose heartbeat is called so, is to live in."""
+    def dock(self, name: str, shard: OwnedShard, join: Callable[[Sequence[Shard]], Any], users: int) -> Dock:
+        """What stands around the shard called `name`, which is like `shard`, for `users` who may push."""
+
+    def body(self) -> Body:
+        """What one worker is to live in."""
 
     def exchange(self, bells: Sequence[Bell]) -> Exchange:
         """What the home process waits on, and `bells` beside the workers."""

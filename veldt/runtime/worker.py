@@ -36,7 +36,7 @@ from veldt.errors import VeldtError
 from veldt.program import Node
 from veldt.runtime import scheduler
 from veldt.runtime.channel import Channel
-from veldt.runtime.docks import Dock, ShardServer
+from veldt.runtime.docks import ShardServer
 from veldt.runtime.ports import Credit, MemoryPort, most_of, steps_of
 from veldt.runtime.shared import Bell
 from veldt.runtime.transport import Counters, Line, Link
@@ -142,7 +142,7 @@ class Launch:
     place: Place
     links: Mapping[str, Link]
     bells: tuple[Bell, ...]
-    docks: Mapping[str, Dock]
+    docks: Mapping[str, Any]
     board: Counters
     heartbeat: str
     states: bytes
@@ -228,7 +228,9 @@ class Work:
         # What died with the processes before this one was inserted too.
         self._past = {name: self._board[steps_of(name)] - part.inserted_steps for name, part in self._memories.items()}
         self._workers = {name: part for name, part in self.parts.items() if isinstance(part, Worker)}
-        self._workers |= {name: ShardServer(self.parts[name], dock) for name, dock in launch.docks.items()}
+        self._workers |= {
+            name: ShardServer(self.parts[name], dock.open(self._board, channel.send)) for name, dock in launch.docks.items()
+        }
         self._count()
         self._reported = time.perf_counter()
         self._stopping = self._obeyed = False
