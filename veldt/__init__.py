@@ -11,6 +11,7 @@ from veldt.envs.options import EnvOptions
 from veldt.errors import UserError, VeldtError
 from veldt.policy import EvaluationResult, Policy, evaluate, load
 from veldt.runs.options import RunOptions
+from veldt.stretch import Result
 from veldt.systems.a3c import A3CConfig
 from veldt.systems.apex import ApexConfig
 from veldt.systems.apex_dpg import ApexDPGConfig
@@ -19,7 +20,7 @@ from veldt.systems.gorila import GorilaConfig
 from veldt.systems.impala import ImpalaConfig
 from veldt.systems.r2d2 import R2D2Config
 from veldt.systems.r2d3 import R2D3Config
-from veldt.training import Result, resume, train
+from veldt.training import resume, train
 
 __all__ = [
     "A3CConfig",

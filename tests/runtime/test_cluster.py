@@ -1,14 +1,18 @@
 """Programs on a real Ray cluster of three nodes on this machine: the same numbers as inline, and what happens to whoever dies."""
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
 
 import pytest
 import torch
 
 import veldt
+import veldt.training as training
 from tests.runtime.programs import PATIENCE_SECONDS, actors_and_learner, apex_corridor, goes_right, processes, run_while
 from tests.runtime.test_learning_workers import gorila, parameters, unbounded, worker
 from tests.runtime.test_processes import run_updates
@@ -18,10 +22,10 @@ from veldt.envs.make import make_env_spec
 from veldt.errors import ConfigError, ResourceError
 from veldt.runs.checkpoint import Checkpoints
 from veldt.runtime.cluster import Actors
-from veldt.runtime.cluster_start import ClusterOptions
-from veldt.runtime.cluster_worker import Versions
+from veldt.runtime.cluster_life import Watch
+from veldt.runtime.cluster_start import ORDERS, ClusterOptions, Versions
 from veldt.runtime.inline import InlineRuntime
-from veldt.systems import r2d2
+from veldt.systems import r2d2, r2d3
 from veldt.systems.r2d2 import R2D2Config
 
 ray = pytest.importorskip("ray")
@@ -58,6 +62,22 @@ def test_updates_in_lockstep_give_the_weights_of_the_inline_runtime_bit_for_bit(
     program = r2d2.program(TWO_ACTORS_WITH_MEMORY, make_env_spec("CartPole-v1"))
     steps, weights = run_updates(InlineRuntime(program, seed=3, device="cpu"), 120)
     steps_here, weights_here = run_updates(on_cluster(program, lockstep=True), 120)
+    assert steps_here == steps
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights_here, weights, strict=True))
+
+
+def test_updates_from_demonstrations_too_are_those_of_the_inline_runtime_bit_for_bit(cluster, tmp_path, monkeypatch):
+    """R2D3: the mixture and the demonstrations stay with the learner."""
+    pytest.importorskip("minari")
+    from tests.systems import test_r2d3
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    test_r2d3.record("toys/corridor-v0", corridor, "walks_right", 6)
+    known = {name: value for name, value in test_r2d3.TINY.items() if name in r2d3.R2D3Config.__dataclass_fields__}
+    apart = {"actors": 1, "environments": 2, "pull_period_steps": 5, "samples_per_insert": 8.0}
+    program = r2d3.program(r2d3.R2D3Config(**{**known, **apart}), make_env_spec(corridor))
+    steps, weights = run_updates(InlineRuntime(program, seed=3, device="cpu"), 60)
+    steps_here, weights_here = run_updates(on_cluster(program, lockstep=True), 60)
     assert steps_here == steps
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights_here, weights, strict=True))
 
@@ -121,12 +141,11 @@ def test_an_actor_that_is_frozen_for_longer_than_the_deadline_is_killed_and_repl
         os.kill(frozen[0][1], 0)
 
 
-def test_a_node_with_other_versions_ends_the_run_with_both_in_the_message(cluster, monkeypatch):
+def test_a_node_with_other_versions_is_refused_with_both_in_the_message(cluster, monkeypatch):
     here = Versions.here()
     monkeypatch.setattr(Versions, "here", lambda: here._replace(veldt="9.9"))
-    runtime = on_cluster(actors_and_learner(1))
-    with pytest.raises(ConfigError, match=r"runs veldt 0\.1\.0 / Python .*; the run began on veldt 9\.9 / Python"):
-        run_while(runtime, lambda said: True)
+    with pytest.raises(ConfigError, match=r"node .* runs veldt 0\.1\.0 / Python .*; this one runs veldt 9\.9 / Python"):
+        on_cluster(actors_and_learner(1))
 
 
 def test_a_run_on_the_cluster_is_resumed_there(cluster, tmp_path):
@@ -144,6 +163,87 @@ def test_a_run_on_the_cluster_is_resumed_there(cluster, tmp_path):
     assert first.progress.steps <= 600 < 2_900 < second.progress.steps <= 3_000
     assert second.final_mean == 1.0
     assert ray.is_initialized()
+
+
+class Disturbance(threading.Thread):
+    """Kills the learner of a run, then the machine of its successor and the run folder with it, and then asks the run to end."""
+
+    def __init__(self, cluster, watches, run, copies):
+        super().__init__(daemon=True)
+        self.cluster, self.watches, self.folder, self.copies = cluster, watches, run, copies
+        self.failed = None
+
+    def run(self):
+        try:
+            os.kill(self.learner(), signal.SIGKILL)
+            lives = self.later()
+            node = next(node for node in self.cluster.worker_nodes if node.node_id == self.watches[0].where[0])
+            pid = self.learner()
+            self.cluster.remove_node(node, allow_graceful=False)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(self.folder)
+            self.later(lives)
+        except BaseException as error:
+            self.failed = error
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def learner(self) -> int:
+        """Its process, once there is a copy of a checkpoint."""
+        self.later()
+        return ray.get(self.watches[0].actor.process.options(concurrency_group=ORDERS).remote())
+
+    def later(self, than=0) -> int:
+        """The step of the newest copy, once there is a whole one after step `than` and after what there was."""
+        began, before = time.monotonic(), max([than, *self.steps()])
+        while not self.steps() or max(self.steps()) <= before:
+            assert time.monotonic() - began < PATIENCE_SECONDS
+            time.sleep(0.1)
+        return max(self.steps())
+
+    def steps(self) -> list[int]:
+        return [int(path.parent.name.split("_")[1]) for path in self.copies.glob("ckpt_*/manifest.json")]
+
+
+def test_a_run_outlives_its_learner_and_the_machine_of_its_learner_with_its_folder(cluster, tmp_path, monkeypatch, capsys):
+    cluster.wait_for_nodes()
+    watches = []
+    monkeypatch.setattr(training, "Watch", lambda *arguments: watches.append(Watch(*arguments)) or watches[-1])
+    disturbance = Disturbance(cluster, watches, tmp_path / "run", tmp_path / "copies")
+    disturbance.start()
+    options = {"actors": 1, "unroll_steps": 5, "samples_per_insert": 8.0, "pull_period_steps": 15, "steps": 10**6,
+               "learning_rate_updates": None, "checkpoint_minutes": 0.01, "actor_cpus": 0.25, "learner_cpus": 0.5, "quiet": False}  # fmt: skip
+    result = veldt.train(
+        "apex", corridor, out=tmp_path / "run", checkpoints=str(tmp_path / "copies"), runtime="ray", **{**SECONDS, **options}
+    )
+    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    assert disturbance.failed is None, capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    deaths = [line for line in said if line.startswith("learner ")]
+    assert len(deaths) == 2, said
+    assert deaths[0].startswith("learner on node ")
+    assert "was killed" in deaths[0]
+    assert deaths[1].startswith("learner lost with node ")
+    assert all(line.endswith("; started again, to go on from its last checkpoint") for line in deaths)
+    resumed = [int(line.split()[3].replace(",", "")) for line in said if line.startswith("resumed at step ")]
+    assert 0 < resumed[0] < resumed[1] < result.progress.steps
+    assert result.stopped_by == "SIGTERM"
+    assert result.exit_status == 143
+    assert (
+        Checkpoints(tmp_path / "run" / "checkpoints", 2).load_latest().step == result.progress.steps == result.checkpoint_step
+    )
+
+
+def test_a_learner_that_no_machine_has_room_for_is_refused_with_the_numbers(cluster, tmp_path):
+    with pytest.raises(
+        ResourceError, match=r"the learner takes 1 CPU and 2 GPU, and none of the 3 nodes has that \(0 CPU, 0 GPU; 1 CPU"
+    ):
+        veldt.train("apex", corridor, out=tmp_path / "run", runtime="ray", **{**SECONDS, "actors": 1, "learner_gpus": 2})
+    with pytest.raises(
+        ResourceError, match=r"room for 1 of 3 workers .* 1 CPU beside the learner, which takes 1 CPU; it has 2 CPU on 3"
+    ):
+        veldt.train("apex", corridor, out=tmp_path / "run", runtime="ray", **{**SECONDS, "actors": 2})
+    assert not (tmp_path / "run").exists()
 
 
 def test_gorila_on_the_cluster_keeps_its_budget_and_what_was_counted_apart_agrees(cluster, tmp_path):

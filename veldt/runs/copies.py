@@ -142,6 +142,12 @@ class Copies:
             raise RunFolderError(f"no usable checkpoint in {self.url}: {'; '.join(passed) or 'there is none'}")
         return [f"{text}; using {here} of {checkpoints}" for text in passed]
 
+    def newest(self) -> str | None:
+        """The name of the newest copy, whole or not; None if there is none, or nothing can be read."""
+        with contextlib.suppress(Exception):
+            return next(iter(self._names()), None)
+        return None
+
     def config(self) -> dict[str, Any]:
         """The settings of the run that is kept here. Raises `RunFolderError` if there is none."""
         try:

@@ -26,14 +26,18 @@ MOST_ACTORS = 6
 """More are shown as one line for all."""
 
 
-class Display(Protocol):
+class Speaker(Protocol):
+    """Says things."""
+
+    def say(self, line: str) -> None:
+        """Prints one line that stays."""
+
+
+class Display(Speaker, Protocol):
     """Shows progress and says things."""
 
     def update(self, progress: Progress) -> None:
         """Shows the present state."""
-
-    def say(self, line: str) -> None:
-        """Prints one line that stays."""
 
     def close(self) -> None:
         """Leaves the screen as it is."""
@@ -214,7 +218,7 @@ def _number(value: float | None) -> str:
 
 
 @contextmanager
-def warnings_shown(display: Display) -> Iterator[None]:
+def warnings_shown(display: Speaker) -> Iterator[None]:
     """Veldt's own warnings go where the run's lines go."""
     show = warnings.showwarning
 

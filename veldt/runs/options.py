@@ -41,6 +41,12 @@ class RunOptions:
     min_actors: int | None = None
     """With ray: so many actors must fit on the cluster for the run to begin, the others join as it grows; by default all."""
 
+    learner_cpus: float = 1.0
+    """With ray: CPUs of the cluster that the learner's process takes, which is home to replay and parameters too."""
+
+    learner_gpus: float | None = None
+    """With ray: GPUs that it takes; by default 1 if --device is one, else none."""
+
     lockstep: bool = False
     """With processes or ray: actors and learner take turns as they do inline. Slower, and repeatable bit for bit."""
 
@@ -92,6 +98,8 @@ class RunOptions:
         if self.min_actors is not None:
             require_at_least("min_actors", self.min_actors, 1)
         require_at_least("actor_cpus", self.actor_cpus, 0)
+        require_at_least("learner_cpus", self.learner_cpus, 0)
+        require_at_least("learner_gpus", self.learner_gpus or 0, 0)
         parse_resources(self.actor_resources)
         if not self.stuck_seconds > 0:
             raise ConfigError(f"stuck_seconds must be > 0, got {self.stuck_seconds:g}")

@@ -41,7 +41,11 @@ class Actors:
         self._docks: dict[str, CalledDock] = {}
 
     def prepare(self, placement: Placement) -> None:
-        """Connects to the cluster, or starts one here.
+        """Connects to the cluster, or starts one here, as `join` does."""
+        self.join(placement)
+
+    def join(self, placement: Placement) -> Cluster:
+        """The cluster, or one that is started here, with room for the program.
 
         Raises:
             ConfigError: Ray is missing, there is no cluster at that address, or it has other versions.
@@ -49,6 +53,7 @@ class Actors:
         """
         _refuse_what_needs_shared_memory(placement)
         self._cluster = connect(self._options, [bundle.name for bundle, _ in placement.workers])
+        return self._cluster
 
     def board(self, counters: list[str], heartbeats: list[str]) -> Counters:
         """Counters, which travel with every order."""

@@ -22,8 +22,8 @@ from veldt.data import Weights
 from veldt.errors import WorkersLost
 from veldt.runtime.cluster_ports import Bulletin, Notice, RowsCommit, put_rows
 from veldt.runtime.cluster_shards import CalledDock, Serving, Snapshot
-from veldt.runtime.cluster_start import Cluster
-from veldt.runtime.cluster_worker import ORDERS, WORDS, Told, Versions, Where
+from veldt.runtime.cluster_start import ORDERS, WORDS, Cluster, Versions
+from veldt.runtime.cluster_worker import Told, Where
 from veldt.runtime.process import DUMP_SECONDS, KEPT_LINES
 from veldt.runtime.shared import Layout
 from veldt.runtime.supervision import Supervised

@@ -6,18 +6,26 @@ import contextlib
 import logging
 import math
 import os
+import platform
 import signal
 import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from veldt.errors import ConfigError, ResourceError, UserError
 
+ORDERS, WORDS = "orders", "words"
+"""The threads of an actor, by name, that take orders and hand out what there is to say."""
+
 CONNECT_SECONDS = 30.0
 """How long the head of a cluster may take to answer at all."""
+
+PROBE_SECONDS = 30.0
+"""How long machines may take to say what versions they have."""
 
 LOCAL_STORE_BYTES = 500_000_000
 """Room for objects of a Ray that was started here; what is on its way is bounded by credit."""
@@ -31,20 +39,38 @@ HEAD_FAILURES = 3
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """What each worker takes of the cluster, and how many must fit before a run begins.
+    """What workers and learner take of the cluster, and how many must fit before a run begins.
 
     cpus: of each worker. resources: custom ones of each worker, by name.
+    home: what the home process takes, by name, if it is an actor too; empty: it is not on the cluster.
     least: so many workers of each bundle, at most all there are, must fit; None: all. The others join as the cluster grows.
     """
 
     cpus: float = 1.0
     resources: Mapping[str, float] = field(default_factory=dict)
     least: int | None = None
+    home: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def each(self) -> dict[str, float]:
         """What one worker takes."""
         return {"CPU": self.cpus, **self.resources}
+
+
+class Versions(NamedTuple):
+    """What must be the same everywhere."""
+
+    veldt: str
+    python: str
+    torch: str
+
+    @classmethod
+    def here(cls) -> Versions:
+        """Those of this process."""
+        return cls(version("veldt"), platform.python_version(), version("torch"))
+
+    def __str__(self) -> str:
+        return f"veldt {self.veldt} / Python {self.python} / torch {self.torch}"
 
 
 class Cluster:
@@ -58,7 +84,7 @@ class Cluster:
         here: whether it was started here, for this run.
         """
         from veldt.runtime.cluster_shards import PUSHES, READS
-        from veldt.runtime.cluster_worker import ORDERS, WORDS, Replica
+        from veldt.runtime.cluster_worker import Replica
 
         self._ray, self._options, self._owned = ray, options, owned
         self._address = str(ray.get_runtime_context().gcs_address)
@@ -72,6 +98,17 @@ class Cluster:
         resources = dict(self._options.resources)
         placed = self._replica.options(num_cpus=self._options.cpus, resources=resources or None, scheduling_strategy="SPREAD")
         return placed.remote(launch, versions)
+
+    def place_home(self, live: Any) -> Any:
+        """A new actor for the home process: on the machine of this process if it fits there, else on any where it does."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from veldt.runtime.cluster_life import Life
+
+        near = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=True)
+        actor = self._ray.remote(max_restarts=0, concurrency_groups={ORDERS: 1, WORDS: 1})(Life)
+        cpus, gpus = self._options.home.get("CPU", 0.0), self._options.home.get("GPU", 0.0)
+        return actor.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=near).remote(live)
 
     def head_gone(self) -> str | None:
         """What to say if the head has not answered several times in a row."""
@@ -129,7 +166,10 @@ def connect(options: ClusterOptions, workers: Sequence[str]) -> Cluster:
     elif owned and address is not None:
         _connect_to(ray, address)
     try:
-        _require_room([node["Resources"] for node in ray.nodes() if node["Alive"]], options, workers)
+        if ray.get_runtime_context().get_actor_id() is None:  # else whoever started this actor has looked
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            _require_versions(ray, nodes)
+            _require_room({node["NodeID"]: node["Resources"] for node in nodes}, options, workers)
         return Cluster(ray, options, owned=owned, here=owned and address is None)
     except UserError:
         if owned:
@@ -144,7 +184,7 @@ def _quiet() -> dict[str, Any]:
 
 def _start_here(ray: Any, options: ClusterOptions, workers: int) -> None:
     """As with processes, more workers than cores are slow and not wrong."""
-    cpus = max(os.cpu_count() or 1, math.ceil(workers * options.cpus))
+    cpus = max(os.cpu_count() or 1, math.ceil(workers * options.cpus + options.home.get("CPU", 0.0)))
     resources = {name: workers * amount for name, amount in options.resources.items()}
     ray.init(address="local", num_cpus=cpus, resources=resources or None, include_dashboard=False,
              object_store_memory=LOCAL_STORE_BYTES, **_quiet())  # fmt: skip
@@ -185,24 +225,81 @@ def _refusal(address: str, seconds: float) -> str | None:
     return None
 
 
-def _require_room(nodes: Sequence[Mapping[str, float]], options: ClusterOptions, workers: Sequence[str]) -> None:
-    """Raises `ResourceError`, with the numbers, if fewer workers fit on `nodes` than a run may begin with."""
-    each = {name: amount for name, amount in options.each.items() if amount > 0}
-    fit = sum(
-        min((int(node.get(name, 0.0) / amount + 1e-9) for name, amount in each.items()), default=len(workers)) for node in nodes
-    )
-    counts = Counter(workers)
+def _require_versions(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `ConfigError` if another machine of the cluster has other versions than this process, or none."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def there() -> tuple[str, ...]:  # sent as it is: a machine without Veldt can answer too
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = [platform.python_version()]
+        for package in ("veldt", "torch"):
+            try:
+                found.append(version(package))
+            except PackageNotFoundError:
+                found.append("none")
+        return found[1], found[0], found[2]
+
+    here, me = Versions.here(), ray.get_runtime_context().get_node_id()
+    others = [node for node in nodes if node["NodeID"] != me]
+    probe = ray.remote(num_cpus=0, max_retries=0)(there)
+    asked = [
+        probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in others
+    ]
+    ray.wait(asked, num_returns=len(asked), timeout=PROBE_SECONDS) if asked else None
+    for node, answer in zip(others, asked, strict=True):
+        try:
+            found = Versions(*ray.get(answer, timeout=0))
+        except ray.exceptions.RayError:  # slow, or on its way out: whoever is placed there is asked again
+            continue
+        if found != here:
+            raise ConfigError(
+                f"node {node['NodeManagerAddress']} runs {found}; this one runs {here}: install the same on all nodes"
+            )
+
+
+def _fit(node: Mapping[str, float], each: Mapping[str, float], most: int) -> int:
+    """How many of what takes `each` fit on `node`, at most `most`."""
+    return min((int(node.get(name, 0.0) / amount + 1e-9) for name, amount in each.items() if amount > 0), default=most)
+
+
+def _require_room(nodes: Mapping[str, Mapping[str, float]], options: ClusterOptions, workers: Sequence[str]) -> None:
+    """Raises `ResourceError`, with the numbers, if learner and workers do not fit on `nodes`, or fewer than a run may begin with."""
+    each, home = {name: amount for name, amount in options.each.items() if amount > 0}, options.home
+    able = [name for name in nodes if _fit(nodes[name], home, 1)]
+    if not able:
+        there = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in home) for node in nodes.values())
+        raise ResourceError(
+            f"the learner takes {_amounts(home)}, and none of the {len(nodes)} nodes has that ({there}): "
+            f"use a smaller --learner-cpus or --learner-gpus, or add a node"
+        )
+    counts, most = Counter(workers), len(workers)
     needed = sum(count if options.least is None else min(count, options.least) for count in counts.values())
+
+    def with_home_on(place: str) -> int:
+        left = {
+            name: {kind: node.get(kind, 0.0) - (name == place) * home.get(kind, 0.0) for kind in node}
+            for name, node in nodes.items()
+        }
+        return sum(_fit(node, each, most) for node in left.values())
+
+    fit = max(map(with_home_on, able))
     if fit >= needed:
         return
-    wanted = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
-    there = ", ".join(f"{sum(node.get(name, 0.0) for node in nodes):g} {name}" for name in each)
+    there = ", ".join(f"{sum(node.get(name, 0.0) for node in nodes.values()):g} {name}" for name in each)
     kinds = ", ".join(f"{count} {bundle}" for bundle, count in counts.items())
+    beside = f" beside the learner, which takes {_amounts(home)}" if home else ""
     raise ResourceError(
-        f"the cluster has room for {fit} of {needed} workers ({kinds}), each of which takes {wanted}; "
+        f"the cluster has room for {fit} of {needed} workers ({kinds}), each of which takes {_amounts(each)}{beside}; "
         f"it has {there} on {len(nodes)} nodes: use fewer actors, a smaller --actor-cpus, more nodes, "
         f"or --min-actors to begin with those that fit"
     )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
 
 
 def _kill(process: int) -> None:

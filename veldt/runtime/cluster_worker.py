@@ -8,23 +8,19 @@ Ray ends the actor with the job it belongs to.
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
 
 from veldt.errors import ConfigError
 from veldt.runtime.cluster_ports import Bulletin
+from veldt.runtime.cluster_start import Versions
 from veldt.runtime.worker import REPORT_SECONDS, Failed, Launch, live
-
-ORDERS, WORDS = "orders", "words"
-"""The threads, by name, that take orders and hand out what there is to say."""
 
 
 class Told(NamedTuple):
@@ -40,22 +36,6 @@ class Where(NamedTuple):
     node: str
     address: str
     pid: int
-
-
-class Versions(NamedTuple):
-    """What must be the same everywhere."""
-
-    veldt: str
-    python: str
-    torch: str
-
-    @classmethod
-    def here(cls) -> Versions:
-        """Those of this process."""
-        return cls(version("veldt"), platform.python_version(), str(torch.__version__))
-
-    def __str__(self) -> str:
-        return f"veldt {self.veldt} / Python {self.python} / torch {self.torch}"
 
 
 class _Line:
