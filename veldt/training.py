@@ -117,12 +117,12 @@ def _away(request: Request, changes: Mapping[str, Any] | None, on_round: OnRound
     cluster = Actors(cluster_options(request)).join(Placement.of(program))
     again = partial(_again, request, changes or {}, on_round)
     display = make_display(title_of(request), request.run.quiet)
-    watch = Watch(cluster, display.say, display.update)
+    watch = Watch(cluster, display.say, display.update, request.run.stuck_seconds)
     try:
         with signals_caught(lambda: _killed(watch)) as caught:
             result: Result = watch.run(lambda number: partial(_live, again if number else first), caught)
         if watch.where is not None and not path.exists():
-            display.say(f"the run folder {path} is on node {watch.where[1]}, where the learner was")
+            display.say(f"the run folder {path} is on node {watch.where.address}, where the learner was")
         return result
     finally:
         display.close()

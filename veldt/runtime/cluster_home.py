@@ -161,6 +161,7 @@ class ActorBody:
         self.life: int | None = None
         self.starting = WAITING
         self._where: Where | None = None
+        self.lost_node: str | None = None
         self._error: BaseException | None = None
         self._over = False
 
@@ -197,7 +198,7 @@ class ActorBody:
         """Lets go of the actor, and ends it if it lives; 0 if it came to its end, 1 if it could not be built, else `KILLED`."""
         assert self.channel is not None
         self.kill()
-        self._where = self.channel.where
+        self._where, self.lost_node = self.channel.where, None
         if not self._over and self._where is not None:
             self._cluster.kill_process(self._where.node, self._where.pid)
         self.actor, self.running, self.channel, self.life = None, None, None, None
@@ -215,6 +216,7 @@ class ActorBody:
         if self._where is None:
             return f"ended while it was being started: {_first_line(error)}"
         if self._cluster.lost(self._where.node):
+            self.lost_node = self._where.address
             return f"lost with node {self._where.address}"
         held = f": RSS {report.resident_bytes / 1e9:.1f} GB" if report else ""
         return f"on node {self._where.address} was killed (likely out of memory{held})"
@@ -302,7 +304,17 @@ class ActorEvents:
             line.end(future.result())
         _body(worker).ended(error)
         ended.append(worker)
+        if error is not None and line.where is not None and self._cluster.lost(line.where.node):
+            self._end_all_on(line.where.node, error, ended)
         return True
+
+    def _end_all_on(self, node: str, error: BaseException, ended: list[Supervised]) -> None:
+        """Who was on a machine that is lost is lost too, whether Ray has noticed or not."""
+        for worker in self._workers.values():
+            body = _body(worker)
+            if worker not in ended and body.channel is not None and body.channel.where and body.channel.where.node == node:
+                body.ended(error)
+                ended.append(worker)
 
     def _look_at_head(self) -> None:
         if time.monotonic() - self._looked >= HEAD_SECONDS:

@@ -33,12 +33,20 @@ HEAD_SECONDS = 60.0
 """A life that is silent for so long after the head of the cluster went is lost too: it has had time for its checkpoint."""
 
 
+class Place(NamedTuple):
+    """Where a life is: the id and the address of its node, and its process."""
+
+    node: str
+    address: str
+    process: int
+
+
 class Words(NamedTuple):
-    """What a life has to say: lines, the newest progress, and where it is (node, address)."""
+    """What a life has to say: lines, the newest progress, and where it is."""
 
     lines: list[str]
     progress: Any
-    where: tuple[str, str]
+    where: Place
 
 
 class Outcome(NamedTuple):
@@ -56,7 +64,8 @@ class Life:
         import ray
 
         self._live = live
-        self._where = (str(ray.get_runtime_context().get_node_id()), str(ray.util.get_node_ip_address()))
+        node, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+        self._where = Place(str(node), str(address), os.getpid())
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._progress: Any = None
@@ -110,10 +119,6 @@ class Life:
         """The watching process caught `signal`."""
         self._caught.append(signal)
 
-    def process(self) -> int:
-        """Its process id."""
-        return os.getpid()
-
     def _take(self) -> Words:
         lines, self._lines = self._lines, []
         return Words(lines, self._progress, self._where)
@@ -122,12 +127,19 @@ class Life:
 class Watch:
     """Watches one life after the other, until one comes to its end."""
 
-    def __init__(self, cluster: Cluster, say: Callable[[str], None], update: Callable[[Any], None]) -> None:
-        """`say` and `update` show the user what a life says, and its progress."""
-        self._cluster, self._say, self._update = cluster, say, update
+    def __init__(
+        self, cluster: Cluster, say: Callable[[str], None], update: Callable[[Any], None], stuck_seconds: float
+    ) -> None:
+        """Args:
+        cluster: where lives are placed.
+        say, update: show the user what a life says, and its progress.
+        stuck_seconds: a life that does not answer for so long is killed.
+        """
+        self._cluster, self._say, self._update, self._stuck_seconds = cluster, say, update, stuck_seconds
+        self._stuck = False
         self._budget = RestartBudget(RESTARTS)
-        self.where: tuple[str, str] | None = None
-        """Node and address of the present life, once it is there."""
+        self.where: Place | None = None
+        """Where the present life is, once it is there."""
         self.actor: Any = None
 
     def run(self, live: Callable[[int], Callable[[Life], Any]], caught: list[str]) -> Any:
@@ -156,8 +168,8 @@ class Watch:
         """What came of one life, or the news of its death."""
         import ray
 
-        self.actor, self.where, told = self._cluster.place_home(live), None, False
-        running, asked = self.actor.run.remote(), self._ask()
+        self._place(live)
+        running, asked, told = self.actor.run.remote(), self._ask(), False
         heard = looked = said = time.monotonic()
         while True:
             ready, _ = ray.wait([running, asked] if asked is not None else [running], timeout=WORDS_SECONDS)
@@ -179,9 +191,15 @@ class Watch:
                 gone = self._cluster.head_gone() if now - heard > WORDS_SECONDS * 4 else None
                 if gone is not None and now - heard > HEAD_SECONDS:
                     raise WorkersLost(gone)
+            if self.where is not None and now - heard > self._stuck_seconds and not self._stuck:
+                self._stuck = True
+                self._cluster.kill_process(self.where.node, self.where.process)
             if self.where is None and now - said > WAITING_SECONDS:
                 said = now
                 self._say("the learner waits for room on the cluster")
+
+    def _place(self, live: Callable[[Life], Any]) -> None:
+        self.actor, self.where, self._stuck = self._cluster.place_home(live), None, False
 
     def _ask(self) -> Any:
         return self.actor.fetch.options(concurrency_group=WORDS).remote()
@@ -207,10 +225,11 @@ class Watch:
         """How a life was cut short, in words."""
         if self.where is None:
             return f"learner ended while it was being started: {error}"
-        node, address = self.where
-        if self._cluster.lost(node):
-            return f"learner lost with node {address}"
-        return f"learner on node {address} was killed (likely out of memory)"
+        if self._cluster.lost(self.where.node):
+            return f"node {self.where.address} lost with the learner"
+        if self._stuck:
+            return f"learner on node {self.where.address} did not answer for {self._stuck_seconds:g} s and was killed"
+        return f"learner on node {self.where.address} was killed (likely out of memory)"
 
     def kill(self) -> None:
         """Ends the present life and all its workers at once."""

@@ -270,7 +270,7 @@ def _require_room(nodes: Mapping[str, Mapping[str, float]], options: ClusterOpti
     each, home = {name: amount for name, amount in options.each.items() if amount > 0}, options.home
     able = [name for name in nodes if _fit(nodes[name], home, 1)]
     if not able:
-        there = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in home) for node in nodes.values())
+        there = "; ".join(sorted(", ".join(f"{node.get(name, 0.0):g} {name}" for name in home) for node in nodes.values()))
         raise ResourceError(
             f"the learner takes {_amounts(home)}, and none of the {len(nodes)} nodes has that ({there}): "
             f"use a smaller --learner-cpus or --learner-gpus, or add a node"

@@ -43,6 +43,7 @@ class WorkerProcess:
         self._process: Any = None
         self.life: int | None = None
         self.starting = "is starting"
+        self.lost_node: str | None = None
 
     def start(self, launch: Launch) -> None:
         """Starts a process. It never sees the signals that end the run: those are for its parent.

@@ -17,7 +17,7 @@ from veldt.runtime.ports import Commit, Credit, OpenInlet, steps_of, version_of
 from veldt.runtime.remote import RemoteEvaluator, RemoteMemory, RemotePart
 from veldt.runtime.supervision import Supervised, in_words
 from veldt.runtime.team import Team
-from veldt.runtime.telling import Stall, doings, slow_ones
+from veldt.runtime.telling import Replaced, Stall, doings, replacements, slow_ones
 from veldt.runtime.transport import Counters, Exchange, Newest
 from veldt.runtime.worker import (
     Conclude,
@@ -83,6 +83,7 @@ class Switchboard:
         self._stall = Stall(counts, stall_seconds)
         self.seconds = {"waiting for actors": 0.0}
         self._looked = self._published = 0.0
+        self._replaced: list[Replaced] = []
         self._closed = False
         for part in parts.values():
             if isinstance(part, RemoteEvaluator):
@@ -125,10 +126,15 @@ class Switchboard:
             self._look(now)
         self._show_counters()
         anything, heard, ended = self._exchange.wait(seconds)
-        for worker in heard:
-            self._receive(worker)
-        for worker in ended:
-            self._bury(worker)
+        try:
+            for worker in heard:
+                self._receive(worker)
+            for worker in ended:
+                self._bury(worker)
+        finally:
+            for line in replacements(self._replaced):
+                self.say(line)
+            self._replaced = []
         return anything
 
     def _show_counters(self) -> None:
@@ -294,7 +300,7 @@ class Switchboard:
         at_home = 1 if worker.bundle in self._teams else 0
         healthy = f"{at_home + sum(other.alive for other in peers)}/{at_home + len(peers)} healthy"
         if not worker.quarantined:
-            self.say(f"{how}; replaced, {healthy}{self._from_where(worker)}")
+            self._replaced.append(Replaced(worker, how, f"{healthy}{self._from_where(worker)}"))
             return
         self.say(f"{how}; {worker.label} {worker.budget.why}; not restarting, {healthy}")
         if worker.vital == "each" or (lost and worker.vital == "some"):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from veldt.core import Worker, Writable
 from veldt.runtime.supervision import Supervised, slower_than_peers
+
+MOST_NAMES = 4
+"""More workers than so many are counted and not named."""
 
 
 def doings(crew: Sequence[Supervised], memories: Mapping[str, Writable], now: float) -> str:
@@ -24,6 +28,29 @@ def doings(crew: Sequence[Supervised], memories: Mapping[str, Writable], now: fl
             else:
                 texts.append(f"{worker.label} may not write: {memories[node].waiting_for(actor)}")
     return ", ".join(texts)
+
+
+class Replaced(NamedTuple):
+    """A worker that is to be started again: how it died, and how many of its kind live."""
+
+    worker: Supervised
+    how: str
+    healthy: str
+
+
+def replacements(those: Sequence[Replaced]) -> Iterator[str]:
+    """A line for each, but one for all that were lost with the same machine."""
+    nodes: dict[str, list[Replaced]] = {}
+    for one in those:
+        if one.worker.body.lost_node is None:
+            yield f"{one.how}; replaced, {one.healthy}"
+        else:
+            nodes.setdefault(one.worker.body.lost_node, []).append(one)
+    for node, lost in nodes.items():
+        last = {one.worker.bundle: one.healthy for one in lost}
+        names = ", ".join(one.worker.label for one in lost)
+        kinds = ", ".join(f"{bundle} {healthy}" for bundle, healthy in last.items())
+        yield f"node {node} lost: {names if len(lost) <= MOST_NAMES else f'{len(lost)} workers'} rescheduled; {kinds}"
 
 
 def slow_ones(crew: Sequence[Supervised], now: float) -> Iterator[str]:

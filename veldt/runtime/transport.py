@@ -55,6 +55,9 @@ class Body(Protocol):
     starting: str
     """What it does, in words, while it has not built its parts."""
 
+    lost_node: str | None
+    """The address of the machine that its last life was lost with, if it was."""
+
     @property
     def channel(self) -> Line | None:
         """The way to it, while it lives."""
