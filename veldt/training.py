@@ -30,7 +30,7 @@ def train(system: str, env: Env, *, preset: str = "auto", on_round: OnRound | No
         system: `dqn`, `gorila`, `a3c`, `impala`, `apex`, `apex-dpg`, `r2d2`.
         env: a Gymnasium id, `package.module:callable`, or a callable that makes an environment.
         preset: named settings to start from; `auto` looks at the environment.
-        on_round: watches the run.
+        on_round: watches the run; on a cluster it is sent to where the learner is.
         **values: any field of the system's config, of `RunOptions` or of `EnvOptions`.
 
     Raises:

@@ -194,7 +194,9 @@ def test_the_first_learner_is_at_home_with_the_queue_and_the_others_are_workers(
 def test_what_needs_one_learner_is_refused_before_anything_starts():
     with pytest.raises(ConfigError, match=r"lockstep needs the learner in the home process; .* use --runtime inline"):
         processes(impala(2), lockstep=True)
-    with pytest.raises(ConfigError, match=r"several learner bundles average .* one machine: use one learner, or --runtime processes"):
+    with pytest.raises(
+        ConfigError, match=r"several learner bundles average .* one machine: use one learner, or --runtime processes"
+    ):
         _refuse_what_needs_shared_memory(Placement.of(impala(2)))
 
 

@@ -1,8 +1,9 @@
 """The Ray transport: workers are actors of a Ray cluster, which places them, notices what dies, and moves what they send.
 
-The home process is where the command runs. Everything else is as with processes: the same program, the same loop, the same switchboard
-and supervision. What differs is here and in `cluster_ports` (how rows and weights travel), `cluster_home` and `cluster_worker`
-(the two ends). Ray is imported when it is asked for, and never before.
+The home process is an actor too (`cluster_life`), or whoever made the transport. Everything else is as with processes: the same program,
+the same loop, the same switchboard and supervision. What differs is here and in `cluster_ports` (how rows and weights travel),
+`cluster_shards` (how gradients and slices do), `cluster_home` and `cluster_worker` (the two ends). Ray is imported when it is asked for,
+and never before.
 
     worker actors                              home process
     actor 0   private ring of rows

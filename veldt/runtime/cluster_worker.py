@@ -15,8 +15,6 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
-
 from veldt.errors import ConfigError
 from veldt.runtime.cluster_ports import Bulletin
 from veldt.runtime.cluster_start import Versions
