@@ -108,7 +108,7 @@ def make_request(system: str, env: Env, preset: str, values: Mapping[str, Any]) 
     preset, preset_values = found.preset(preset, name)
     parts = settings.split({**preset_values, **values}, classes(found))
     config, run, environment = (settings.build(cls, part) for cls, part in parts.items())
-    _check_device(run.device)
+    check_device(run.device, elsewhere=run.runtime == "ray" and bool(os.environ.get("RAY_ADDRESS")))
     _check_sizes(config, run)
     return Request(found, env, preset, config, run, environment)
 
@@ -122,7 +122,8 @@ def from_dict(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> Request:
     return make_request(saved["system"], saved["env"], saved["preset"], values)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str, elsewhere: bool = False) -> None:
+    """Raises `ConfigError` unless this machine, or with `elsewhere` any, could have the device."""
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
@@ -131,6 +132,8 @@ def _check_device(device: str) -> None:
         return
     if wanted.type != "cuda":
         raise ConfigError(f"device must be cpu, cuda or cuda:N, got {device!r}")
+    if elsewhere:
+        return
     if torch.version.cuda is None:
         raise ConfigError("this torch build has no CUDA; use --device cpu or install a CUDA build")
     found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]

@@ -19,7 +19,7 @@ from veldt.data import tree_leaves
 from veldt.errors import ConfigError, VeldtError, WorkersLost
 from veldt.parts.evaluator import Evaluation, Evaluator
 from veldt.program import Bundle, Node, Program
-from veldt.request import Request, versions
+from veldt.request import Request, check_device, versions
 from veldt.runs.checkpoint import Checkpoints, Loaded, SaveReport
 from veldt.runs.copies import Copies
 from veldt.runs.display import Display, make_display, warnings_shown
@@ -133,6 +133,7 @@ class Stretch:
     def __init__(self, request: Request, on_round: OnRound | None, front: Front = HERE) -> None:
         self._front = front
         self._request, self._run_options, self._on_round = request, request.run, on_round
+        check_device(request.run.device)  # on a cluster it is another machine's that this one has not seen before
         self._saved_step: int | None = None
         self._warned_replay = False
         torch.set_num_threads(_threads(request))

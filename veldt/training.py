@@ -110,8 +110,11 @@ def _away(request: Request, changes: Mapping[str, Any] | None, on_round: OnRound
         ConfigError: Ray is missing, there is no cluster, or it has other versions.
         ResourceError: learner and workers do not fit.
     """
-    path = request.folder.absolute()  # an actor works in a folder of its own
-    request = replace(request, run=replace(request.run, out=path))
+    path, copies = request.folder.absolute(), request.run.checkpoints  # an actor works in a folder of its own
+    if copies is not None and not is_remote(copies):
+        copies = str(Path(copies).absolute())
+    request = replace(request, run=replace(request.run, out=path, checkpoints=copies))
+    changes = None if changes is None else {**changes, "checkpoints": copies}
     first = partial(_begin, request, on_round) if changes is None else partial(_go_on, path, changes, on_round)
     program = with_evaluator(request.system.program(request.config, request.env_spec), request)
     cluster = Actors(cluster_options(request)).join(Placement.of(program))

@@ -1,6 +1,7 @@
 """Programs on a real Ray cluster of three nodes on this machine: the same numbers as inline, and what happens to whoever dies."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from veldt.runtime.cluster import Actors
 from veldt.runtime.cluster_life import Watch
 from veldt.runtime.cluster_start import ClusterOptions, Versions
 from veldt.runtime.inline import InlineRuntime
+from veldt.runtime.placement import Placement
 from veldt.systems import r2d2, r2d3
 from veldt.systems.r2d2 import R2D2Config
 
@@ -167,6 +169,31 @@ def test_a_run_on_the_cluster_is_resumed_there(cluster, tmp_path):
     assert first.progress.steps <= 600 < 2_900 < second.progress.steps <= 3_000
     assert second.final_mean == 1.0
     assert ray.is_initialized()
+
+
+def test_who_watches_starts_a_life_again_that_is_killed_or_frozen_and_hands_on_what_another_says_and_raises(cluster):
+    cluster.wait_for_nodes()
+    joined = Actors(ClusterOptions(home={"CPU": 1.0})).join(Placement.of(actors_and_learner(1)))
+    said, progress = [], []
+
+    def live(number, life):
+        life.say(f"life {number}")
+        life.update(number)
+        time.sleep(0.5)  # its words are on their way before it is gone
+        if number < 2:
+            os.kill(os.getpid(), (signal.SIGSTOP, signal.SIGKILL)[number])
+        error = ConfigError("the third says no")
+        error.add_note("and why")
+        raise error
+
+    watch = Watch(joined, said.append, progress.append, stuck_seconds=3.0)
+    with pytest.raises(ConfigError, match="the third says no") as raised:
+        watch.run(lambda number: functools.partial(live, number), [])
+    assert raised.value.__notes__ == ["and why"]
+    assert [line for line in said if line.startswith("life")] == ["life 0", "life 1", "life 2"]
+    assert "did not answer for 3 s and was killed; started again" in said[1]
+    assert "was killed (likely out of memory); started again" in said[3]
+    assert set(progress) == {0, 1, 2}
 
 
 class Disturbance(threading.Thread):
