@@ -26,6 +26,9 @@ from veldt.runtime.supervision import RESTARTS, RestartBudget
 WORDS_SECONDS = 0.5
 """Between two looks at the progress of a life."""
 
+WAIT_SECONDS = 0.1
+"""Signals are handled between two waits: two that come within one wait count as one."""
+
 WAITING_SECONDS = 30.0
 """After so long without room on the cluster one says so, again and again."""
 
@@ -172,7 +175,7 @@ class Watch:
         running, asked, told = self.actor.run.remote(), self._ask(), False
         heard = looked = said = time.monotonic()
         while True:
-            ready, _ = ray.wait([running, asked] if asked is not None else [running], timeout=WORDS_SECONDS)
+            ready, _ = ray.wait([running, asked] if asked is not None else [running], timeout=WAIT_SECONDS)
             now = time.monotonic()
             if caught and not told:
                 told = True
