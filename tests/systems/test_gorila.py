@@ -163,6 +163,13 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
     assert result.final_mean == 1.0
 
 
+def test_a_run_begun_in_one_process_goes_on_in_many(tmp_path: Path) -> None:
+    train(tmp_path / "run", steps=1_000)
+    result = veldt.resume(tmp_path / "run", steps=2_000, runtime="processes")
+    assert 1_900 < result.progress.steps <= 2_000
+    assert result.final_mean == 1.0
+
+
 def test_metrics_say_how_old_gradients_were_and_what_was_dropped(tmp_path: Path) -> None:
     train(tmp_path / "run")
     table = read(tmp_path / "run" / "metrics.csv")

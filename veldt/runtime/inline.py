@@ -12,7 +12,7 @@ from copy import deepcopy
 
 import torch
 
-from veldt.core import PrivateArena, Saved, State, Worker
+from veldt.core import PrivateArena, RunMemory, Saved, State, Worker
 from veldt.program import Program
 from veldt.runtime import scheduler
 from veldt.runtime.averaging import Together
@@ -64,7 +64,8 @@ class InlineRuntime:
         """The state of every part that has one, and of torch's random numbers; it stays true until the block ends."""
         states = {kept: self.parts[kept].state_dict() for kept in dict.fromkeys(self._saved_as.values())}
         averages = {bundle: together.state_dict() for bundle, together in self._together.items() if together.used}
-        yield {**states, "averages": averages, "torch_random": torch.get_rng_state()}
+        steps = {name: part.inserted_steps for name, part in self.parts.items() if isinstance(part, RunMemory)}
+        yield {**states, "averages": averages, "inserted_steps": steps, "torch_random": torch.get_rng_state()}
 
     def load_state_dict(self, state: State) -> None:
         """Goes on where `snapshot` was taken."""
