@@ -68,9 +68,10 @@ def test_steps_and_updates_are_those_of_all_workers_together_and_never_more_than
     assert final == monitor.steps
 
 
-def test_what_a_worker_cannot_use_goes_to_the_others(tmp_path):
+def test_what_a_worker_that_was_given_up_cannot_use_goes_to_the_others(tmp_path):
     runtime, monitor = monitored(workers(2), RunOptions(steps=3_000), tmp_path)
     del runtime.workers["actor 1"]
+    runtime.parts["experience 1"].abandoned = True
     runtime.run(monitor.after_round)
     assert runtime.parts["experience 1"].inserted_steps == 0
     assert 3_000 - 2 * UNROLL_STEPS * STREAMS < runtime.parts["experience 0"].inserted_steps <= 3_000
