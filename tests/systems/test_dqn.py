@@ -76,8 +76,7 @@ def test_a_run_repeats_itself_bit_for_bit_and_another_seed_does_not(tmp_path: Pa
     assert not same_weights(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-@pytest.mark.parametrize("prioritized", [False, True])
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(("prioritized", "signal_name"), [(True, "SIGTERM"), (False, "SIGINT")])
 def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
     tmp_path: Path, prioritized: bool, signal_name: str
 ) -> None:
