@@ -6,7 +6,7 @@ BENCH_BIN := .venv-bench/bin
 EXTRAS := dev,minari,minatar,minigrid,mujoco,ray,video
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := veldt tests bench docs
-BENCHMARKS := replay learner env_stepping pong actors server
+BENCHMARKS := replay learner env_stepping pong actors impala server time_to_score
 
 .DEFAULT_GOAL := help
 .PHONY: help train test check format learn bench clean
@@ -49,5 +49,5 @@ clean:  ## remove virtual environments and caches; runs stay
 .venv-bench/ready: pyproject.toml constraints.txt bench/constraints.txt
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH_BIN)/python $(INSTALL) setuptools
-	$(BENCH_BIN)/python $(INSTALL) --no-build-isolation -c bench/constraints.txt -e '.[$(EXTRAS)]' cpprb torchrl
+	$(BENCH_BIN)/python $(INSTALL) --no-build-isolation -c bench/constraints.txt -e '.[$(EXTRAS)]' cpprb stable-baselines3 torchrl
 	touch $@

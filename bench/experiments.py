@@ -127,8 +127,8 @@ MEMORY = {
         "IMPALA with LSTM": Experiment("impala-lstm-t-maze", "impala", f"{T_MAZE}_20", 3, flags=(*UNROLLED, *LSTM)),
     },
     "T-maze of 50 steps": {
-        "Ape-X": Experiment("apex-t-maze", "apex", f"{T_MAZE}_50", 3, flags=("--preset", "cartpole", "--steps", "20000")),
-        "R2D2": Experiment("r2d2-t-maze", "r2d2", f"{T_MAZE}_50", 3, flags=("--steps", "20000")),
+        "Ape-X": Experiment("apex-t-maze", "apex", f"{T_MAZE}_50", 3, flags=("--preset", "cartpole", "--steps", "60000")),
+        "R2D2": Experiment("r2d2-t-maze", "r2d2", f"{T_MAZE}_50", 3, flags=("--steps", "60000")),
     },
     "CartPole-v1 without velocities": {
         "Ape-X": Experiment("apex-masked-cartpole", "apex", MASKED, 3, flags=("--preset", "cartpole")),
