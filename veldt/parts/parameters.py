@@ -40,8 +40,8 @@ class LocalParameters:
         torch.manual_seed(int(place.seeds("parameters").generate_state(1)[0]))
         agent = make_agent()
         agent.to(place.device)
-        self.parameters = [parameter for _, parameter in agent.named_parameters()]
-        self.optimizer: torch.optim.Optimizer = optimizer.build(self.parameters)
+        self._parameters = [parameter for _, parameter in agent.named_parameters()]
+        self.optimizer: torch.optim.Optimizer = optimizer.build(self._parameters)
         self._max_gradient_norm, self._learning_rate = max_gradient_norm, learning_rate
         self.version = 0
         self._tensors = {name: tensor.detach() for name, tensor in (*agent.named_parameters(), *agent.named_buffers())}
@@ -58,13 +58,13 @@ class LocalParameters:
         """Applies `gradients`, in the order of the agent's parameters, at once; False, and nothing is done, if they are not all finite."""
         if not scale_down([gradient for gradient in gradients if gradient is not None], self._max_gradient_norm):
             return False
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         if self._learning_rate is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate(self.version)
         self.optimizer.step()
-        for parameter in self.parameters:
+        for parameter in self._parameters:
             parameter.grad = None  # its memory is the next backward pass's, still in the cache
         self.version += 1
         return True

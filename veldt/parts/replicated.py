@@ -14,63 +14,41 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from veldt.core import Place, State
-from veldt.data import Versions, Weights
-from veldt.math.exploration import LinearSchedule
+from veldt.core import Place
+from veldt.data import Versions
 from veldt.parts.layout import gather
 from veldt.parts.parameters import LocalParameters, scale_down
 
 
-class ReplicatedParameters:
-    """One replica: `core.Parameters` for the learner beside it. Whoever is linked to all of them may follow any."""
+class ReplicatedParameters(LocalParameters):
+    """One replica: `core.Parameters` for the learner beside it. Whoever is linked to all of them may follow any.
+
+    Its `version` counts one update for each round, however many learners took part in it. What was given to the average is not in its
+    state: that belongs to whoever runs the replicas.
+    """
 
     alike: ClassVar[bool] = True
     """What the runtime must know: all replicas hold the same."""
 
-    def __init__(
-        self,
-        make_agent: Callable[[], nn.Module],
-        optimizer: Any,
-        *,
-        max_gradient_norm: float | None,
-        learning_rate: LinearSchedule | None,
-        place: Place,
-    ) -> None:
+    def __init__(self, make_agent: Callable[[], nn.Module], optimizer: Any, *, place: Place, **settings: Any) -> None:
         """Args: as those of `LocalParameters`; the place knows the average of all replicas."""
-        self._own = LocalParameters(
-            make_agent,
-            optimizer,
-            max_gradient_norm=max_gradient_norm,
-            learning_rate=learning_rate,
-            place=replace(place, replica=0),
-        )
+        super().__init__(make_agent, optimizer, place=replace(place, replica=0), **settings)
         assert place.average is not None, "a replica in a process needs to be told how it averages with the others"
         self._average = place.average()
-        parameters = self._own.parameters
-        size = sum(parameter.numel() for parameter in parameters)
-        self._gradient = torch.zeros(size, dtype=parameters[0].dtype, device=place.device)
+        size = sum(parameter.numel() for parameter in self._parameters)
+        self._gradient = torch.zeros(size, dtype=self._parameters[0].dtype, device=place.device)
         self._rooms = self._views(self._gradient)
 
     def _views(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """The gradients of all parameters, in the memory of a vector."""
-        parameters = self._own.parameters
-        pieces = torch.split(vector, [parameter.numel() for parameter in parameters])
-        return [piece.view(parameter.shape) for piece, parameter in zip(pieces, parameters, strict=True)]
-
-    @property
-    def version(self) -> int:
-        """Updates: one for each round, however many learners took part in it."""
-        return self._own.version
-
-    def pull(self, held: Versions) -> Weights | None:
-        """The tensors themselves, as of `LocalParameters`."""
-        return self._own.pull(held)
+        pieces = torch.split(vector, [parameter.numel() for parameter in self._parameters])
+        return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self._parameters, strict=True)]
 
     def can_push(self) -> bool:
         """Makes the update that is due, if the mean of all gradients is there; whether the next gradient would be taken."""
         mean = self._average.take()
         if mean is not None:
-            self._own.push(self._views(mean), (self._own.version,))
+            super().push(self._views(mean), (self.version,))
         return not self._average.pending
 
     def push(self, gradients: Sequence[torch.Tensor | None], based_on: Versions) -> bool:
@@ -83,11 +61,3 @@ class ReplicatedParameters:
             return False
         self._average.give(self._gradient)
         return True
-
-    def state_dict(self) -> State:
-        """See `LocalParameters.state_dict`. What was given to the average belongs to whoever runs the replicas."""
-        return self._own.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        """Goes on where `state_dict` was taken."""
-        self._own.load_state_dict(state)

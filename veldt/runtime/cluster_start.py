@@ -248,7 +248,8 @@ def _require_versions(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> None:
         probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
         for node in others
     ]
-    ray.wait(asked, num_returns=len(asked), timeout=PROBE_SECONDS) if asked else None
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=PROBE_SECONDS)
     for node, answer in zip(others, asked, strict=True):
         try:
             found = Versions(*ray.get(answer, timeout=0))
