@@ -1,6 +1,9 @@
 """Small programs of many processes: actors with uniform replay, learning side at home; and a run of one that is looked at."""
 
+import os
+import signal
 import time
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -72,6 +75,19 @@ def run_while(runtime, more) -> list[str]:
     finally:
         runtime.close()
     return said
+
+
+def killing(victim) -> Callable[[list[str]], bool]:
+    """For `run_while`: kills `victim` once, as soon as it is ready, and goes on without end."""
+    killed = []
+
+    def more(said: list[str]) -> bool:
+        if not killed and victim.ready:
+            killed.append(True)
+            os.kill(victim.pid, signal.SIGKILL)
+        return True
+
+    return more
 
 
 def apex_corridor(env, actors: int, evaluator: bool = False, **settings) -> Program:

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from tests.runtime.programs import processes, run_while
+from tests.runtime.programs import killing, processes, run_while
 from tests.systems.toys import corridor
 from veldt.envs.make import make_env_spec
 from veldt.errors import ConfigError, WorkersLost
@@ -83,16 +83,10 @@ def test_a_shard_that_is_killed_is_restored_and_training_goes_on():
 
 def test_without_one_of_its_shards_a_run_ends():
     runtime = unbounded(processes(gorila(), restarts=RestartLimits(rate_cap=1)))
-    victim, killed = worker(runtime, "shard 0"), []
-
-    def more(said):
-        if not killed and victim.ready:
-            killed.append(True)
-            os.kill(victim.pid, signal.SIGKILL)
-        return True
+    victim = worker(runtime, "shard 0")
 
     with pytest.raises(WorkersLost, match="1/2 shards; giving up"):
-        run_while(runtime, more)
+        run_while(runtime, killing(victim))
 
 
 def test_learners_around_a_global_replay_live_where_it_does():

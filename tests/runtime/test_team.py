@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.runtime.members import gives, taken
-from tests.runtime.programs import PATIENCE_SECONDS, processes, run_while
+from tests.runtime.programs import PATIENCE_SECONDS, killing, processes, run_while
 from tests.systems.toys import corridor
 from veldt.core import Place
 from veldt.envs.make import make_env_spec
@@ -243,13 +243,6 @@ def test_a_learner_that_is_frozen_counts_as_stuck_and_is_replaced():
 def test_without_all_learners_a_run_ends():
     runtime = unbounded(processes(impala(2, actors=1), restarts=RestartLimits(rate_cap=1)))
     (victim,) = [one for one in runtime.switchboard.crew if one.bundle == "learner"]
-    killed: list[bool] = []
-
-    def more(said):
-        if not killed and victim.ready:
-            killed.append(True)
-            os.kill(victim.pid, signal.SIGKILL)
-        return True
 
     with pytest.raises(WorkersLost, match="1/2 learners; giving up after 0 restarts"):
-        run_while(runtime, more)
+        run_while(runtime, killing(victim))
