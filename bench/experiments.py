@@ -75,17 +75,22 @@ class Found:
 
 
 MINATAR = {"breakout": 3, "asterix": 3, "freeway": 1, "seaquest": 1, "space-invaders": 1}
-"""Seeds that each game is run with."""
+"""Seeds that DQN and Ape-X are run with on each game."""
 
 
-def minatar(system: str, prefix: str = "") -> tuple[Experiment, ...]:
-    """A system on the five games."""
-    ids = {name: f"MinAtar/{''.join(word.title() for word in name.split('-'))}-v1" for name in MINATAR}
+def minatar(system: str, seeds: dict[str, int], steps: int = 1_000_000) -> tuple[Experiment, ...]:
+    """A system on MinAtar's games, with so many seeds each."""
+    ids = {name: f"MinAtar/{''.join(word.title() for word in name.split('-'))}-v1" for name in seeds}
     return tuple(
-        Experiment(f"{prefix}minatar-{name}", system, ids[name], seeds, flags=("--steps", "1000000"),
+        Experiment(minatar_name(system, name), system, ids[name], count, flags=("--steps", str(steps)),
                    goal="last 100 training episodes >= 8" if (system, name) == ("dqn", "breakout") else "")
-        for name, seeds in MINATAR.items()
+        for name, count in seeds.items()
     )  # fmt: skip
+
+
+def minatar_name(system: str, game: str) -> str:
+    """What the experiment of a system on a game is called."""
+    return f"minatar-{game}" if system == "dqn" else f"{system}-minatar-{game}"
 
 
 EXPERIMENTS = (
@@ -96,8 +101,10 @@ EXPERIMENTS = (
       for system in ("a3c", "impala", "gorila", "r2d2")),
     Experiment("apex-pendulum", "apex-dpg", "Pendulum-v1", 3, "20 fresh episodes >= -200, under 2 minutes"),
     Experiment("apex-halfcheetah", "apex-dpg", "HalfCheetah-v5", 1, "20 fresh episodes >= 3000", ("--steps", "1000000")),
-    *minatar("dqn"),
-    *minatar("apex", "apex-"),
+    *minatar("dqn", MINATAR),
+    *minatar("apex", MINATAR),
+    *minatar("gorila", {"breakout": 1, "asterix": 1}),
+    *minatar("impala", dict.fromkeys(MINATAR, 1), 5_000_000),
 )  # fmt: skip
 LAGS = (0, 10, 100)
 CORRECTIONS = {"vtrace": "V-trace", "one_step": "one-step ratio", "none": "no correction"}
@@ -158,15 +165,25 @@ BY_NAME = {experiment.name: experiment for experiment in (*EXPERIMENTS, *ABLATIO
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several experiments on one environment, in one picture."""
+    """Several experiments on one environment, in one picture; compared at the time when `until` had ended, a run of which is there."""
 
     name: str
     experiments: tuple[str, ...]
+    until: str
 
 
 COMPARISONS = (
     Comparison(
-        "systems-cartpole", ("cartpole", "apex-cartpole", "a3c-cartpole", "impala-cartpole", "gorila-cartpole", "r2d2-cartpole")
+        "systems-cartpole",
+        ("cartpole", "apex-cartpole", "a3c-cartpole", "impala-cartpole", "gorila-cartpole", "r2d2-cartpole"),
+        until="impala-cartpole",
     ),
-    *(Comparison(f"systems-minatar-{game}", (f"minatar-{game}", f"apex-minatar-{game}")) for game in MINATAR),
+    *(
+        Comparison(
+            f"systems-minatar-{game}",
+            tuple(name for one in ("dqn", "apex", "gorila", "impala") if (name := minatar_name(one, game)) in BY_NAME),
+            until=minatar_name("apex", game),
+        )
+        for game in MINATAR
+    ),
 )

@@ -140,21 +140,22 @@ def section(experiment: Experiment, runs: list[Found]) -> Iterator[str]:
 
 
 def comparison(one: Comparison) -> Iterator[str]:
-    """Systems side by side: at the end, and when the quickest of them was done."""
+    """Systems side by side: at the end, and at equal wall time."""
     groups = {BY_NAME[name].system: BY_NAME[name].found() for name in one.experiments if BY_NAME[name].found()}
-    if len(groups) < 2:
+    until = BY_NAME[one.until].found()
+    if len(groups) < 2 or not until:
         return
     env = BY_NAME[one.experiments[0]].env
     draw(one.name, f"Systems on {env}", groups, "greedy")
-    quickest = min(np.mean([found.wall_seconds for found in runs]) for runs in groups.values())
+    equal = float(np.mean([found.wall_seconds for found in until]))
     yield f"## Systems side by side on {env}\n"
-    yield f"| system | seeds | steps | wall time | greedy return at the end | greedy return after {duration(quickest)} | training return |"
+    yield f"| system | seeds | steps | wall time | greedy return at the end | greedy return after {duration(equal)} | training return |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for system, runs in groups.items():
         wall, steps, train = (
             np.mean([getattr(run, name) for run in runs]) for name in ("wall_seconds", "steps", "train_return")
         )
-        end, then = (_mean_or_dash([run.greedy_at(seconds) for run in runs]) for seconds in (np.inf, quickest))
+        end, then = (_mean_or_dash([run.greedy_at(seconds) for run in runs]) for seconds in (np.inf, equal))
         yield f"| {system} | {len(runs)} | {steps:,.0f} | {duration(wall)} | {end} | {then} | {train:.2f} |"
     yield (f"\nMeans over the seeds; greedy: the last {LAST} evaluations that were there, {EPISODES} episodes each, without exploration. "
            "In training each system explores in its own way.\n")  # fmt: skip
