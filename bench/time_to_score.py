@@ -3,10 +3,11 @@
     python bench/time_to_score.py [CONTENDER ...] [--seeds 3]
 
 Two times, of training alone; importing, building and starting processes are reported apart:
-greedy     until the first evaluation, of 20 episodes without exploration, whose mean return is 475;
+greedy     when the weights were there of the first evaluation, of 20 episodes without exploration, whose mean return is 475;
 training   until the mean of the last 100 training episodes is 475, which is harder for a policy that explores.
-Veldt evaluates beside the training; Stable-Baselines3 stops training meanwhile, and the clock stops with it. Contenders take turns, seed
-by seed. `a3c-1`, `a3c-2`, `a3c-4` differ in their workers, `gorila-1` and `gorila-2` in their bundles. Settings of Stable-Baselines3 are
+The clock stops while a policy is evaluated in the process that trains: with Stable-Baselines3, and with Veldt inline. Evaluations in
+a process of their own, beside the training, take from its cores, and nothing is subtracted for that. Contenders take turns, seed by
+seed. `a3c-1`, `a3c-2`, `a3c-4` differ in their workers, `gorila-1` and `gorila-2` in their bundles. Settings of Stable-Baselines3 are
 those of rl-baselines3-zoo (hyperparams/a2c.yml and ppo.yml, CartPole-v1), without its unused reward normalisation.
 """
 
@@ -42,29 +43,53 @@ class Times(NamedTuple):
     training: float
 
 
-def veldt(system: str, flags: tuple[str, ...], seed: int) -> Times:
-    """One run of Veldt's, as a user starts it."""
+def veldt(system: str, seed: int, **values: Any) -> Times:
+    """One run of Veldt's, in a process of its own."""
+    return _in_process("--veldt", json.dumps({"system": system, "seed": seed, **values}))
+
+
+def run_veldt(system: str, seed: int, **values: Any) -> None:
+    """Trains, and prints its times as JSON."""
+    import veldt as library
+
+    clock: list[tuple[int, float]] = []
+    started = math.nan
+
+    def watch(steps: int, runtime: Any) -> None:
+        nonlocal started
+        evaluator, now = runtime.parts["evaluator"], time.perf_counter()
+        elsewhere = hasattr(evaluator, "process")  # beside the training, on the same cores: that time counts
+        if steps and math.isnan(started):
+            started = now
+        clock.append((steps, now - started - (0.0 if elsewhere else evaluator.seconds["evaluation"])))
+
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "veldt.cli", "train", system, ENV, *flags, "--seed", str(seed), "--out", folder]
-        command += ["--overwrite", "--quiet", "--log-every-steps", "500", "--eval-every-steps", str(PERIOD_STEPS)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        library.train(
+            system, ENV, seed=seed, out=folder, overwrite=True, quiet=True, on_round=watch, log_every_steps=500,
+            eval_every_steps=PERIOD_STEPS, eval_episodes=EPISODES, **values,
+        )  # fmt: skip
         metrics = read(Path(folder) / "metrics.csv")
-    train, greedy = metrics[TRAIN_RETURN], metrics[EVAL_RETURN]
-    began = float(metrics["frames"].wall_seconds[0])
-    return Times(began, _first(greedy) - began, _first(train) - began)
+    steps, seconds = np.array(clock).T
+
+    def at(series: Series) -> float:
+        reached = np.flatnonzero(series.values >= SCORE)
+        return float(seconds[np.searchsorted(steps, series.steps[reached[0]])]) if len(reached) else math.inf
+
+    whole = time.perf_counter() - started
+    print(json.dumps({"greedy": at(metrics[EVAL_RETURN]), "training": at(metrics[TRAIN_RETURN]), "all": whole}))
 
 
-def _first(series: Series) -> float:
-    reached = np.flatnonzero(series.values >= SCORE)
-    return float(series.wall_seconds[reached[0]]) if len(reached) else math.inf
+def _in_process(*arguments: str) -> Times:
+    """What this file, called with `arguments`, answers."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return Times(time.perf_counter() - began - answer["all"], answer["greedy"], answer["training"])
 
 
 def stable_baselines3(algorithm: str, seed: int) -> Times:
     """One run of Stable-Baselines3's, in a process of its own, as importing it is part of its start."""
-    began = time.perf_counter()
-    command = [sys.executable, __file__, "--peer", algorithm, "--seed", str(seed)]
-    answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-    return Times(time.perf_counter() - began - answer["all"], answer["greedy"], answer["training"])
+    return _in_process("--peer", algorithm, "--seed", str(seed))
 
 
 def run_peer(algorithm: str, seed: int) -> None:
@@ -113,13 +138,16 @@ def run_peer(algorithm: str, seed: int) -> None:
     print(json.dumps({**reached, "all": time.perf_counter() - started}))
 
 
+INLINE = {"runtime": "inline"}
 CONTENDERS: dict[str, Callable[[int], Times]] = {
-    "veldt a3c": partial(veldt, "a3c", ()),
-    "veldt impala": partial(veldt, "impala", ()),
+    "veldt a3c": partial(veldt, "a3c"),
+    "veldt a3c inline": partial(veldt, "a3c", **INLINE),
+    "veldt impala": partial(veldt, "impala"),
+    "veldt impala inline": partial(veldt, "impala", **INLINE),
     "sb3 a2c": partial(stable_baselines3, "a2c"),
     "sb3 ppo": partial(stable_baselines3, "ppo"),
-    **{f"veldt a3c-{workers}": partial(veldt, "a3c", ("--workers", str(workers))) for workers in (1, 2, 4)},
-    **{f"veldt gorila-{bundles}": partial(veldt, "gorila", ("--bundles", str(bundles))) for bundles in (1, 2)},
+    **{f"veldt a3c-{workers}": partial(veldt, "a3c", workers=workers) for workers in (1, 2, 4)},
+    **{f"veldt gorila-{bundles}": partial(veldt, "gorila", bundles=bundles) for bundles in (1, 2)},
 }
 
 
@@ -129,7 +157,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--veldt", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.veldt:
+        run_veldt(**asked.veldt)
+        return
     if asked.peer:
         run_peer(asked.peer, asked.seed)
         return
