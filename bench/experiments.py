@@ -124,7 +124,7 @@ ABLATION = {
 T_MAZE = "veldt.envs.t_maze:t_maze"
 MASKED = "veldt.envs.masked:masked_cartpole"
 LSTM = ("--lstm-units", "64")
-UNROLLED = ("--preset", "cartpole", "--unroll-steps", "40", "--entropy-factor", "0.01", "--steps", "100000")
+UNROLLED = ("--preset", "cartpole", "--unroll-steps", "40", "--entropy-factor", "0.01", "--steps", "300000")
 
 MEMORY = {
     "T-maze of 20 steps": {
@@ -134,8 +134,8 @@ MEMORY = {
         "IMPALA with LSTM": Experiment("impala-lstm-t-maze", "impala", f"{T_MAZE}_20", 3, flags=(*UNROLLED, *LSTM)),
     },
     "T-maze of 50 steps": {
-        "Ape-X": Experiment("apex-t-maze", "apex", f"{T_MAZE}_50", 3, flags=("--preset", "cartpole", "--steps", "60000")),
-        "R2D2": Experiment("r2d2-t-maze", "r2d2", f"{T_MAZE}_50", 3, flags=("--steps", "60000")),
+        "Ape-X": Experiment("apex-t-maze", "apex", f"{T_MAZE}_50", 3, flags=("--preset", "cartpole", "--steps", "100000")),
+        "R2D2": Experiment("r2d2-t-maze", "r2d2", f"{T_MAZE}_50", 3, flags=("--steps", "100000")),
     },
     "CartPole-v1 without velocities": {
         "Ape-X": Experiment("apex-masked-cartpole", "apex", MASKED, 3, flags=("--preset", "cartpole")),
