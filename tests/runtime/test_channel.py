@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 from multiprocessing import get_context
 
 from veldt.runtime.channel import Channel
@@ -39,6 +40,22 @@ def test_both_may_send_more_than_fits_at_once():
         ours.flush()
         theirs.flush()
     assert got == [BIG, BIG]
+
+
+def test_who_waits_sends_meanwhile_what_was_kept():
+    ours, theirs = pair()
+
+    def answer():
+        while not list(theirs.receive()):
+            theirs.wait(60.0)
+        theirs.send("got it")
+
+    other = threading.Thread(target=answer, daemon=True)
+    other.start()
+    ours.send(10 * BIG)
+    assert ours.wait(60.0)
+    assert list(ours.receive()) == ["got it"]
+    other.join()
 
 
 def test_half_a_message_is_not_waited_for():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -87,6 +88,25 @@ def test_without_one_of_its_shards_a_run_ends():
 
     with pytest.raises(WorkersLost, match="1/2 shards; giving up"):
         run_while(runtime, killing(victim))
+
+
+def test_who_is_paused_for_longer_than_the_deadline_is_not_stuck_and_tells_its_replay():
+    runtime = unbounded(processes(gorila(replay_steps=100_000), stuck_seconds=4.0))
+    crew, shared, told = runtime.switchboard.crew, parameters(runtime), []
+
+    def more(said):
+        if told or not all(one.ready for one in crew) or shared.version < 20:
+            return not told or shared.version < told[0] + 20
+        with runtime.snapshot():
+            until = time.monotonic() + 5.0
+            while time.monotonic() < until:
+                runtime.switchboard.step()
+            assert all(runtime.parts[f"replay {number}"].replay_state_dict() for number in (0, 1))
+            told.append(shared.version)
+        return True
+
+    assert run_while(runtime, more) == []
+    assert [one.budget.deaths for one in crew] == [0] * len(crew)
 
 
 def test_learners_around_a_global_replay_live_where_it_does():

@@ -10,6 +10,7 @@ import pickle
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,11 +87,23 @@ class Channel:
         yield from messages
 
     def wait(self, seconds: float, *others: Any) -> bool:
-        """Waits until something has arrived here or at one of `others`, or the other end is gone; False if the time ran out before."""
-        poll = select.poll()
-        for readable in (self._socket, *others):
-            poll.register(readable, select.POLLIN)
-        return self.closed or bool(poll.poll(1000 * seconds))
+        """Waits until something has arrived here or at one of `others`, or the other end is gone; False if the time ran out before.
+
+        What was kept is sent meanwhile, as fast as the other end takes it.
+        """
+        until = time.monotonic() + seconds
+        while not self.closed:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+            for readable in others:
+                poll.register(readable, select.POLLIN)
+            events = poll.poll(1000 * max(0.0, until - time.monotonic()))
+            if any(event != select.POLLOUT for _, event in events):
+                return True
+            if not events:
+                return False
+            self.flush()
+        return True
 
     def close(self) -> None:
         """Closes this end."""

@@ -321,13 +321,14 @@ class Work:
             self._channel.send(Concluded(part))
 
     def _pause(self) -> None:
-        """Tells the state, then does nothing until it may go on."""
+        """Tells the state, then does nothing until it may go on. That counts as waiting: however long it is, nobody is stuck."""
         self._tell()
         self._channel.send(Paused({name: part.state_dict() for name, part in self.parts.items() if isinstance(part, Saved)}))
         going = False
         while not (going or self._stopping or self._channel.closed):
+            started = time.perf_counter()
             self._channel.wait(REPORT_SECONDS)
-            self._channel.flush()
+            self._waited += time.perf_counter() - started
             for message in self._channel.receive():
                 going |= isinstance(message, Go)
                 self._obey(message)
