@@ -17,6 +17,9 @@ import veldt.training as training
 from tests.runtime.programs import PATIENCE_SECONDS, actors_and_learner, apex_corridor, goes_right, processes, run_while
 from tests.runtime.test_learning_workers import gorila, parameters, unbounded, worker
 from tests.runtime.test_processes import run_updates
+from tests.runtime.test_team import impala, same_weights_everywhere
+from tests.runtime.test_team import unbounded as never_full
+from tests.systems import test_impala
 from tests.systems.test_r2d2 import TINY
 from tests.systems.toys import SECONDS, SMALL, corridor
 from veldt.envs.make import make_env_spec
@@ -274,6 +277,16 @@ def test_a_learner_that_no_machine_has_room_for_is_refused_with_the_numbers(clus
         ResourceError, match=r"room for 1 of 3 workers .* 1 CPU beside the learner, which takes 1 CPU; it has 2 CPU on 3"
     ):
         veldt.train("apex", corridor, out=tmp_path / "run", runtime="ray", **{**SECONDS, "actors": 2})
+    several = {"out": tmp_path / "run", "runtime": "ray", "learners": 3}
+    with pytest.raises(
+        ResourceError, match=r"3 learners take 1 CPU each, and the 3 nodes have room for 2 \(0 CPU; 1 CPU; 1 CPU"
+    ):
+        veldt.train("impala", corridor, **several)
+    with pytest.raises(
+        ResourceError,
+        match=r"room for 2 of 5 workers .* beside 3 learners, each of which takes 0.5 CPU; it has 2 CPU on 3 nodes",
+    ):
+        veldt.train("impala", corridor, learner_cpus=0.5, actor_cpus=0.25, **several)
     assert not (tmp_path / "run").exists()
 
 
@@ -309,6 +322,51 @@ def test_a_shard_that_is_lost_with_its_node_is_restored_elsewhere_and_its_users_
     version = int(restored.split("restored at version ")[1].split(";")[0].replace(",", ""))
     assert 0 <= version <= marks["version"] + 50
     assert all(bool(torch.isfinite(tensor).all()) for tensor in parameters(runtime).pull(()).tensors.values())
+
+
+def test_a_learner_that_is_killed_is_replaced_and_all_go_on_together_from_the_weights_of_the_first(cluster):
+    """Three learners, two of them actors on other machines: the store of their circle is at home, batches travel by calls."""
+    learners = 3
+    runtime = never_full(on_cluster(impala(learners), cpus=0.25))
+    parameters, marks = runtime.parts["parameters 0"], {}
+    victim, mate = [one for one in runtime.switchboard.crew if one.bundle == "learner"]
+
+    def more(said):
+        if not marks and parameters.version >= 50:
+            marks.update(version=parameters.version, alike=same_weights_everywhere(runtime, learners), mate=mate.pid)
+            os.kill(victim.channel.where.pid, signal.SIGKILL)
+        if not marks or parameters.version < marks["version"] + 50:
+            return True
+        marks["alike again"] = same_weights_everywhere(runtime, learners)
+        return False
+
+    said = run_while(runtime, more)
+    (line,) = [line for line in said if "killed" in line]
+    assert line.startswith("learner 1 on node ")
+    assert "; replaced, 2/3 healthy; all 3 go on together from update " in line
+    assert marks["version"] <= int(line.rsplit(" ", 1)[1].replace(",", "")) <= marks["version"] + 5  # nothing at home was lost
+    assert marks["alike"]
+    assert marks["alike again"]
+    assert (victim.budget.deaths, mate.budget.deaths) == (1, 0)  # ended with it, which is no fault of its own
+
+
+def test_a_run_of_two_learners_makes_an_update_of_each_two_batches(cluster, tmp_path):
+    """The first learner is home, an actor too."""
+    options = {
+        "learners": 2,
+        "batch_size": 4,
+        "steps": 2_000,
+        "actor_cpus": 0.2,
+        "learner_cpus": 0.25,
+        "eval_every_steps": 2_000,
+    }
+    result = test_impala.train(tmp_path / "run", runtime="ray", **options)
+    saved = Checkpoints(tmp_path / "run" / "checkpoints", 1).load_latest()
+    written = sum(saved.parts["runtime"]["unrolls"]["ends"]) // 5 * 4
+    waiting = sum(map(len, saved.replay["unrolls"]["selector"]["keys"]))
+    assert result.progress.updates > 30
+    # two batches of the round that was under way, and of the other learner two that were handed over
+    assert 0 <= written - waiting - 8 * result.progress.updates <= 4 * (2 + 2)
 
 
 def test_weights_that_learners_change_in_place_are_refused_before_anything_starts(tmp_path):

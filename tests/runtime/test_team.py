@@ -21,7 +21,8 @@ from veldt.replay.selectors import Fifo
 from veldt.replay.table import Table
 from veldt.replay.views import Unrolls
 from veldt.runtime.batches import BatchDock, BatchPort, BatchServer
-from veldt.runtime.cluster import _refuse_what_needs_shared_memory
+from veldt.runtime.cluster import Actors
+from veldt.runtime.cluster_start import ClusterOptions
 from veldt.runtime.placement import Placement
 from veldt.runtime.shared import SharedArena
 from veldt.runtime.supervision import RestartLimits
@@ -38,7 +39,7 @@ def started(invitation: Invitation, vectors: list[list[float]]) -> Any:
 
 
 def test_members_in_three_processes_take_the_mean_of_what_they_give():
-    team = Team(3, "cpu")
+    team = Team(["cpu"] * 3)
     others = [started(team.invite(rank), [[1.0, rank], [rank, 2.0]]) for rank in (1, 2)]
     team.home.give(torch.tensor([4.0, 0.0]))
     assert team.home.pending
@@ -53,7 +54,7 @@ def test_members_in_three_processes_take_the_mean_of_what_they_give():
 
 
 def test_what_was_given_to_a_circle_that_lost_a_member_goes_into_the_first_round_of_the_next():
-    team = Team(2, "cpu")
+    team = Team(["cpu"] * 2)
     victim = started(team.invite(1), [[2.0], [3.0], [4.0]])
     team.home.give(torch.tensor([0.0]))
     assert taken(team.home).tolist() == [1.0]
@@ -70,7 +71,7 @@ def test_what_was_given_to_a_circle_that_lost_a_member_goes_into_the_first_round
 
 def test_a_member_that_nobody_relieves_of_a_broken_circle_gives_up(monkeypatch):
     monkeypatch.setattr("veldt.runtime.team.GRACE_SECONDS", 0.0)
-    team = Team(2, "cpu")
+    team = Team(["cpu"] * 2)
     peer = started(team.invite(1), [[1.0], [1.0]])
     impatient = Member(None, patient=False)
     assert team.home._circle is not None
@@ -194,10 +195,8 @@ def test_the_first_learner_is_at_home_with_the_queue_and_the_others_are_workers(
 def test_what_needs_one_learner_is_refused_before_anything_starts():
     with pytest.raises(ConfigError, match=r"lockstep needs the learner in the home process; .* use --runtime inline"):
         processes(impala(2), lockstep=True)
-    with pytest.raises(
-        ConfigError, match=r"several learner bundles average .* one machine: use one learner, or --runtime processes"
-    ):
-        _refuse_what_needs_shared_memory(Placement.of(impala(2)))
+    with pytest.raises(ConfigError, match=r"several learners need a GPU each .* got learner_gpus 0.5; use 1, or --learners 1"):
+        Actors(ClusterOptions(home={"GPU": 0.5})).join(Placement.of(impala(2)))
 
 
 def test_a_learner_that_is_killed_is_replaced_and_all_go_on_together_from_the_weights_of_the_first():

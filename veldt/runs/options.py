@@ -42,10 +42,10 @@ class RunOptions:
     """With ray: so many actors must fit on the cluster for the run to begin, the others join as it grows; by default all."""
 
     learner_cpus: float = 1.0
-    """With ray: CPUs of the cluster that the learner's process takes, which is home to replay and parameters too."""
+    """With ray: CPUs of the cluster that the learner's process takes, which is home to replay and parameters too; of several, each."""
 
     learner_gpus: float | None = None
-    """With ray: GPUs that it takes; by default 1 if --device is one, else none."""
+    """With ray: GPUs that each learner takes; by default 1 if --device is one, else none."""
 
     lockstep: bool = False
     """With processes or ray: actors and learner take turns as they do inline. Slower, and repeatable bit for bit."""

@@ -1,4 +1,5 @@
-"""Batches for learners in processes of their own, drawn where the memory is. Memory that both sides see, and bells.
+"""Batches for learners in processes of their own, drawn where the memory is. Here memory that both sides see, and bells; between
+machines `cluster_batches`.
 
     home                                    dock of one learner                 process of the learner
     memory.sample() -> BatchServer --copy-> room 0 | room 1 ------- in place -> BatchPort -> learner
@@ -11,7 +12,7 @@ counters has one writer: batches written (home), taken and given back (the learn
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,28 +22,47 @@ import torch
 from veldt.core import Memory
 from veldt.data import Batch, tree_from_items, tree_items, tree_map
 from veldt.runtime.shared import Bell, Layout, SharedArena
-from veldt.runtime.transport import Counters, Send
+from veldt.runtime.transport import Batches, Counters, Rung, Send
 
 ROOMS = 2
+"""Batches that were drawn for a learner and not given back, at most."""
+
 WRITTEN, TAKEN, RETURNED = 0, 1, 2
 """Counters of a dock."""
 
 
+class Form:
+    """What all batches of one memory have in common: a batch as named tensors, and back."""
+
+    def __init__(self, example: Batch[Any]) -> None:
+        self._kind, self._shape = type(example.data), tree_map(lambda leaf: 0, _tree(example))
+        self.layout = Layout(self.leaves(example))
+
+    def leaves(self, batch: Batch[Any]) -> dict[str, torch.Tensor]:
+        """All that `batch` holds, by path."""
+        return dict(tree_items(_tree(batch)))
+
+    def batch(self, leaves: Mapping[str, torch.Tensor]) -> Batch[Any]:
+        """The batch of `leaves`, in their memory."""
+        tree = tree_from_items(self._shape, leaves)
+        return Batch(self._kind(**tree["data"]), tree["weights"], tree["keys"].numpy())
+
+
 def _tree(batch: Batch[Any]) -> dict[str, Any]:
-    """All that a batch holds, as a tree of tensors."""
     data = {one.name: getattr(batch.data, one.name) for one in fields(batch.data)}
     return {"data": data, "weights": batch.weights, "keys": torch.from_numpy(batch.keys)}
 
 
 class BatchDock:
-    """The shared memory between a memory at home and one learner, made before its process starts."""
+    """The shared memory between a memory at home and one learner, made before its process starts: `Batches`."""
 
     def __init__(self, memory: Any) -> None:
         example = memory.example()
-        self._kind, self._shape = type(example.data), tree_map(lambda leaf: 0, _tree(example))
-        self._layout = Layout(dict(tree_items(_tree(example))))
+        self._form = Form(example)
+        self._layout = self._form.layout
         self._arena = SharedArena()
-        self.filled, self.freed = Bell(), Bell()
+        self.filled: Rung = Bell()
+        self.freed: Rung = Bell()
         self._open()
 
     def _open(self) -> None:
@@ -55,7 +75,7 @@ class BatchDock:
 
     def put(self, batch: Batch[Any]) -> None:
         """Copies `batch` into a room that is free. For the home process."""
-        room, leaves = self._rooms[self._counts[WRITTEN] % ROOMS], dict(tree_items(_tree(batch)))
+        room, leaves = self._rooms[self._counts[WRITTEN] % ROOMS], self._form.leaves(batch)
         torch._foreach_copy_(list(room.values()), [leaves[name] for name in room])
         self._counts[WRITTEN] += 1
         self.filled.ring()
@@ -69,8 +89,7 @@ class BatchDock:
         self.give_back()
         room = self._rooms[self._counts[TAKEN] % ROOMS]
         self._counts[TAKEN] += 1
-        tree = tree_from_items(self._shape, room)
-        return Batch(self._kind(**tree["data"]), tree["weights"], tree["keys"].numpy())
+        return self._form.batch(room)
 
     def give_back(self) -> None:
         """The batch that was taken last, by this process or one before it, is done with."""
@@ -97,7 +116,7 @@ class BatchLink:
     """What a learner in a new process needs to know of the memory `node` at home that it samples."""
 
     node: str
-    dock: BatchDock
+    dock: Batches
 
     def open(self, board: Counters, send: Send) -> BatchPort:
         """The port."""
@@ -107,7 +126,7 @@ class BatchLink:
 class BatchPort:
     """A memory at home, as a learner in another process sees it: what `core.Memory` has for who samples."""
 
-    def __init__(self, node: str, dock: BatchDock) -> None:
+    def __init__(self, node: str, dock: Batches) -> None:
         self._node, self._dock = node, dock
         dock.give_back()
 
@@ -131,7 +150,7 @@ class BatchPort:
 class BatchServer:
     """Draws batches at home for all learners that live elsewhere: a `core.Worker`."""
 
-    def __init__(self, docks: Sequence[tuple[Memory, BatchDock]]) -> None:
+    def __init__(self, docks: Sequence[tuple[Memory, Batches]]) -> None:
         """`docks`: each with the memory behind it."""
         self._docks = docks
         self.seconds = {"sampling replay": 0.0}

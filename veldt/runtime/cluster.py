@@ -2,7 +2,7 @@
 
 The home process is an actor too (`cluster_life`), or whoever made the transport. Everything else is as with processes: the same program,
 the same loop, the same switchboard and supervision. What differs is here and in `cluster_ports` (how rows and weights travel),
-`cluster_shards` (how gradients and slices do), `cluster_home` and `cluster_worker` (the two ends). Ray is imported when it is asked for,
+`cluster_shards` (how gradients and slices do), `cluster_batches` (and batches for other learners), `cluster_home` and `cluster_worker` (the two ends). Ray is imported when it is asked for,
 and never before.
 
     worker actors                              home process
@@ -20,11 +20,14 @@ from typing import Any
 from veldt.core import Arena, OwnedShard, PrivateArena, Room, Shard, Writable
 from veldt.data import Weights
 from veldt.errors import ConfigError
+from veldt.program import Bundle
+from veldt.runtime.cluster_batches import CalledBell, HandedBatches
 from veldt.runtime.cluster_ports import WeightsLink, room_at_home, rows_link
 from veldt.runtime.cluster_shards import CalledDock
-from veldt.runtime.cluster_start import Cluster, ClusterOptions, connect
-from veldt.runtime.placement import Placement, class_of, samples
-from veldt.runtime.shared import Bell, Layout
+from veldt.runtime.cluster_start import Cluster, ClusterOptions, address_here, connect
+from veldt.runtime.placement import Placement, class_of, is_team, samples
+from veldt.runtime.shared import Layout
+from veldt.runtime.team import Team
 from veldt.runtime.transport import Body, Counters, Exchange, Link, Newest
 
 
@@ -53,7 +56,13 @@ class Actors:
             ResourceError: the workers do not fit the cluster.
         """
         _refuse_what_needs_shared_memory(placement)
-        self._cluster = connect(self._options, [bundle.name for bundle, _ in placement.workers])
+        gpus = self._options.mate.get("GPU", 0.0)
+        if placement.teams() and 0 < gpus < 1:
+            raise ConfigError(
+                f"several learners need a GPU each to average on, got learner_gpus {gpus:g}; use 1, or --learners 1"
+            )
+        workers = [bundle.name for bundle, _ in placement.workers if not is_team(bundle)]
+        self._cluster = connect(self._options, workers, len(placement.workers) - len(workers))
         return self._cluster
 
     def board(self, counters: list[str], heartbeats: list[str]) -> Counters:
@@ -85,19 +94,29 @@ class Actors:
         self._docks[name] = CalledDock(name, shard, join)
         return self._docks[name]
 
-    def body(self) -> Body:
-        """An actor."""
+    def team(self, size: int, device: str) -> Team:
+        """One between machines, each of whose members has the GPUs that Ray gave it, under the same names."""
+        assert self._cluster is not None
+        return Team([device] * size, neighbours=self._cluster.share(size), here=address_here, bell=CalledBell)
+
+    def batches(self, node: str, memory: Any) -> HandedBatches:
+        """Calls to the learner's actor."""
+        return HandedBatches(node, memory)
+
+    def body(self, bundle: Bundle) -> Body:
+        """An actor. A learner beside that at home takes what that one does."""
         from veldt.runtime.cluster_home import ActorBody
 
         assert self._cluster is not None
-        return ActorBody(self._cluster, self._board, self._room, self._docks)
+        takes = self._options.mate if is_team(bundle) else self._options.each
+        return ActorBody(self._cluster, takes, self._board, self._room, self._docks)
 
-    def exchange(self, bells: Sequence[Bell]) -> Exchange:
-        """What comes back from all actors. There are no bells: they are for those who share memory."""
+    def exchange(self, bells: Sequence[CalledBell]) -> Exchange:
+        """What comes back from all actors."""
         from veldt.runtime.cluster_home import ActorEvents
 
         assert self._cluster is not None
-        return ActorEvents(self._cluster)
+        return ActorEvents(self._cluster, bells)
 
     def _room(self, node: str, actor: int) -> Room:
         """Where rows of `actor` belong in memory `node`."""
@@ -107,16 +126,11 @@ class Actors:
 
 
 def _refuse_what_needs_shared_memory(placement: Placement) -> None:
-    """Raises `ConfigError` for a program with weights that learners change in place, or with a team of learners."""
+    """Raises `ConfigError` for a program with weights that learners change in place."""
     shared = [node.name for bundle, _ in placement.home for node in bundle.nodes if hasattr(class_of(node), "of")]
     apart = sorted({bundle.name for bundle, _ in placement.workers if samples(bundle)})
     if shared:
         raise ConfigError(
             f"{', '.join(shared)} of this system are memory that {', '.join(apart)} change in place: machines cannot share it; "
             f"use --runtime processes or inline, or put a parameter server in its place with --shards"
-        )
-    if placement.teams():
-        raise ConfigError(
-            f"several {' and '.join(bundle.name for bundle in placement.teams())} bundles average their gradients in memory of "
-            f"one machine: use one learner, or --runtime processes or inline"
         )

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -20,6 +20,8 @@ from ray import exceptions
 from veldt.core import Room
 from veldt.data import Weights
 from veldt.errors import WorkersLost
+from veldt.runtime.batches import BatchLink
+from veldt.runtime.cluster_batches import CalledBell, HandedBatches
 from veldt.runtime.cluster_ports import Bulletin, Notice, RowsCommit, put_rows
 from veldt.runtime.cluster_shards import CalledDock, Serving, Snapshot
 from veldt.runtime.cluster_start import ORDERS, WORDS, Cluster, Versions
@@ -141,17 +143,20 @@ class ActorBody:
     def __init__(
         self,
         cluster: Cluster,
+        takes: Mapping[str, float],
         board: HomeBoard,
         room: Callable[[str, int], Room],
         docks: Mapping[str, CalledDock],
     ) -> None:
         """Args:
         cluster: where actors are placed.
+        takes: what it takes of the cluster, by name.
         board: counters for it, and its own, among them its heartbeat.
         room: where rows of (memory, actor) belong.
         docks: of the shards, by label.
         """
-        self._cluster, self._board, self._room, self._docks = cluster, board, room, docks
+        self._cluster, self._takes, self._board, self._room, self._docks = cluster, takes, board, room, docks
+        self._handed: list[HandedBatches] = []
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.channel: HomeLine | None = None
         self.actor: Any = None
@@ -167,11 +172,20 @@ class ActorBody:
 
     def start(self, launch: Launch) -> None:
         """Asks the cluster for an actor. It lives as soon as there is room for it."""
-        self.actor = self._cluster.place(launch, Versions.here())
+        self.actor = self._cluster.place(launch, Versions.here(), self._takes)
         self._lives, self._error, self._over = self._lives + 1, None, False
         self.channel = HomeLine(self.actor, self._board, self._room, self._docks, self._lives)
         self.running = self.actor.run.remote()
+        self._serve([link.dock for link in launch.links.values() if isinstance(link, BatchLink)])
         self.life, self.starting = self._lives, WAITING
+
+    def _serve(self, docks: Sequence[Any]) -> None:
+        """Has batches of `docks` handed to it, and of no others."""
+        for dock in self._handed:
+            dock.serve(None)
+        self._handed = list(docks)
+        for dock in docks:
+            dock.serve(self.actor)
 
     def fetch(self) -> Any:
         """Asks what it has to say."""
@@ -197,6 +211,7 @@ class ActorBody:
     def bury(self) -> int:
         """Lets go of the actor, and ends it if it lives; 0 if it came to its end, 1 if it could not be built, else `KILLED`."""
         assert self.channel is not None
+        self._serve([])
         self.kill()
         self._where, self.lost_node = self.channel.where, None
         if not self._over and self._where is not None:
@@ -238,9 +253,12 @@ def _first_line(error: BaseException) -> str:
 class ActorEvents:
     """Waits for what comes back from all actors at once: an `Exchange`."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, bells: Sequence[CalledBell]) -> None:
+        """`bells`: wake whoever waits here."""
         self._cluster = cluster
-        self._events: queue.SimpleQueue[tuple[HomeLine, str, Any]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[HomeLine | None, str, Any]] = queue.SimpleQueue()
+        for bell in bells:
+            bell.wake = self._wake
         self._workers: dict[int, Supervised] = {}
         self._pending: dict[int, Any] = {}
         self._looked = time.monotonic()
@@ -252,6 +270,9 @@ class ActorEvents:
         self._workers[id(line)] = worker
         body.running.future().add_done_callback(lambda future: self._events.put((line, "end", future)))
         self._ask(body, line)
+
+    def _wake(self) -> None:
+        self._events.put((None, "bell", None))
 
     def _ask(self, body: ActorBody, line: HomeLine) -> None:
         pending = self._pending[id(line)] = body.fetch().future()
@@ -283,8 +304,10 @@ class ActorEvents:
                 event = self._events.get_nowait()
         return anything, heard, ended
 
-    def _note(self, line: HomeLine, kind: str, future: Any, heard: list[Supervised], ended: list[Supervised]) -> bool:
+    def _note(self, line: HomeLine | None, kind: str, future: Any, heard: list[Supervised], ended: list[Supervised]) -> bool:
         """Whether it was more than a sign of life."""
+        if line is None:
+            return True
         worker = self._workers.get(id(line))
         if worker is None or worker.body.channel is not line or worker in ended:
             return False

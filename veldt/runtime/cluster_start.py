@@ -42,14 +42,21 @@ class ClusterOptions:
     """What workers and learner take of the cluster, and how many must fit before a run begins.
 
     cpus: of each worker. resources: custom ones of each worker, by name.
-    home: what the home process takes, by name, if it is an actor too; empty: it is not on the cluster.
-    least: so many workers of each bundle, at most all there are, must fit; None: all. The others join as the cluster grows.
+    home: what the home process takes, by name, and so does each learner beside that at home; None: home is not on the cluster, and the
+        other learners take what workers do.
+    least: so many workers of each bundle, at most all there are, must fit; None: all. The others join as the cluster grows. Of learners
+        all must fit.
     """
 
     cpus: float = 1.0
     resources: Mapping[str, float] = field(default_factory=dict)
     least: int | None = None
-    home: Mapping[str, float] = field(default_factory=dict)
+    home: Mapping[str, float] | None = None
+
+    @property
+    def mate(self) -> Mapping[str, float]:
+        """What a learner beside that at home takes."""
+        return self.each if self.home is None else self.home
 
     @property
     def each(self) -> dict[str, float]:
@@ -83,6 +90,8 @@ class Cluster:
         owned: whether this object connected to it, and is to let it go.
         here: whether it was started here, for this run.
         """
+        from veldt.runtime.batches import ROOMS
+        from veldt.runtime.cluster_batches import HANDED
         from veldt.runtime.cluster_shards import PUSHES, READS
         from veldt.runtime.cluster_worker import Replica
 
@@ -90,14 +99,24 @@ class Cluster:
         self._address = str(ray.get_runtime_context().gcs_address)
         self._here, self._failures = here, 0
         self._lost: set[str] = set()
-        threads = {ORDERS: 1, WORDS: 1, PUSHES: SHARD_THREADS, READS: SHARD_THREADS}
+        threads = {ORDERS: 1, WORDS: 1, PUSHES: SHARD_THREADS, READS: SHARD_THREADS, HANDED: ROOMS}
         self._replica = ray.remote(max_restarts=0, concurrency_groups=threads)(Replica)
 
-    def place(self, launch: Any, versions: Any) -> Any:
-        """A new actor, which begins its life as soon as the cluster has room for it; spread over the machines."""
-        resources = dict(self._options.resources)
-        placed = self._replica.options(num_cpus=self._options.cpus, resources=resources or None, scheduling_strategy="SPREAD")
+    def place(self, launch: Any, versions: Any, takes: Mapping[str, float]) -> Any:
+        """A new actor, which begins its life as soon as the cluster has room for what it takes; spread over the machines."""
+        custom = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
+        placed = self._replica.options(
+            num_cpus=takes.get("CPU", 0.0),
+            num_gpus=takes.get("GPU", 0.0),
+            resources=custom or None,
+            scheduling_strategy="SPREAD",
+        )
         return placed.remote(launch, versions)
+
+    def share(self, learners: int) -> int:
+        """How many of so many learners live on one machine, if they are spread over all that have room for one."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return math.ceil(learners / max(1, sum(_fit(node, self._options.mate, 1) for node in nodes)))
 
     def place_home(self, live: Any) -> Any:
         """A new actor for the home process: on the machine of this process if it fits there, else on any where it does."""
@@ -107,8 +126,10 @@ class Cluster:
 
         near = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=True)
         actor = self._ray.remote(max_restarts=0, concurrency_groups={ORDERS: 1, WORDS: 1})(Life)
-        cpus, gpus = self._options.home.get("CPU", 0.0), self._options.home.get("GPU", 0.0)
-        return actor.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=near).remote(live)
+        takes = self._options.mate
+        return actor.options(num_cpus=takes.get("CPU", 0.0), num_gpus=takes.get("GPU", 0.0), scheduling_strategy=near).remote(
+            live
+        )
 
     def head_gone(self) -> str | None:
         """What to say if the head has not answered several times in a row."""
@@ -144,12 +165,20 @@ class Cluster:
             self._ray.shutdown()
 
 
-def connect(options: ClusterOptions, workers: Sequence[str]) -> Cluster:
+def address_here() -> str:
+    """At which address other machines of the cluster reach this one."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+def connect(options: ClusterOptions, workers: Sequence[str], learners: int) -> Cluster:
     """The cluster at RAY_ADDRESS, the one that this process is connected to, or a new one on this machine.
 
     Args:
     options: what each worker takes.
-    workers: the bundle of each worker.
+    workers: the bundle of each worker that is not a learner beside that at home.
+    learners: how many those are.
 
     Raises:
         ConfigError: Ray is missing, nothing answers at the address, or what answers has other versions.
@@ -162,14 +191,14 @@ def connect(options: ClusterOptions, workers: Sequence[str]) -> Cluster:
     address = os.environ.get("RAY_ADDRESS") or None
     owned = not ray.is_initialized()
     if owned and address is None:
-        _start_here(ray, options, len(workers))
+        _start_here(ray, options, len(workers), learners)
     elif owned and address is not None:
         _connect_to(ray, address)
     try:
         if ray.get_runtime_context().get_actor_id() is None:  # else whoever started this actor has looked
             nodes = [node for node in ray.nodes() if node["Alive"]]
             _require_versions(ray, nodes)
-            _require_room({node["NodeID"]: node["Resources"] for node in nodes}, options, workers)
+            _require_room({node["NodeID"]: node["Resources"] for node in nodes}, options, workers, learners)
         return Cluster(ray, options, owned=owned, here=owned and address is None)
     except UserError:
         if owned:
@@ -182,9 +211,10 @@ def _quiet() -> dict[str, Any]:
     return {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
 
 
-def _start_here(ray: Any, options: ClusterOptions, workers: int) -> None:
+def _start_here(ray: Any, options: ClusterOptions, workers: int, learners: int) -> None:
     """As with processes, more workers than cores are slow and not wrong."""
-    cpus = max(os.cpu_count() or 1, math.ceil(workers * options.cpus + options.home.get("CPU", 0.0)))
+    learners += options.home is not None
+    cpus = max(os.cpu_count() or 1, math.ceil(workers * options.cpus + learners * options.mate.get("CPU", 0.0)))
     resources = {name: workers * amount for name, amount in options.resources.items()}
     ray.init(address="local", num_cpus=cpus, resources=resources or None, include_dashboard=False,
              object_store_memory=LOCAL_STORE_BYTES, **_quiet())  # fmt: skip
@@ -266,37 +296,47 @@ def _fit(node: Mapping[str, float], each: Mapping[str, float], most: int) -> int
     return min((int(node.get(name, 0.0) / amount + 1e-9) for name, amount in each.items() if amount > 0), default=most)
 
 
-def _require_room(nodes: Mapping[str, Mapping[str, float]], options: ClusterOptions, workers: Sequence[str]) -> None:
-    """Raises `ResourceError`, with the numbers, if learner and workers do not fit on `nodes`, or fewer than a run may begin with."""
-    each, home = {name: amount for name, amount in options.each.items() if amount > 0}, options.home
-    able = [name for name in nodes if _fit(nodes[name], home, 1)]
-    if not able:
-        there = "; ".join(sorted(", ".join(f"{node.get(name, 0.0):g} {name}" for name in home) for node in nodes.values()))
-        raise ResourceError(
-            f"the learner takes {_amounts(home)}, and none of the {len(nodes)} nodes has that ({there}): "
-            f"use a smaller --learner-cpus or --learner-gpus, or add a node"
-        )
+def _require_room(
+    nodes: Mapping[str, Mapping[str, float]], options: ClusterOptions, workers: Sequence[str], learners: int
+) -> None:
+    """Raises `ResourceError`, with the numbers, if learners and workers do not fit on `nodes`, or fewer than a run may begin with."""
+    each, mate = ({name: amount for name, amount in takes.items() if amount > 0} for takes in (options.each, options.mate))
     counts, most = Counter(workers), len(workers)
     needed = sum(count if options.least is None else min(count, options.least) for count in counts.values())
-
-    def with_home_on(place: str) -> int:
-        left = {
-            name: {kind: node.get(kind, 0.0) - (name == place) * home.get(kind, 0.0) for kind in node}
-            for name, node in nodes.items()
+    learners += options.home is not None
+    fit = {0: 0}  # of workers, by how many learners are placed, on the nodes so far
+    for node in nodes.values():
+        here = {}
+        for more in range(min(_fit(node, mate, learners), learners) + 1):
+            left = {kind: node.get(kind, 0.0) - more * mate.get(kind, 0.0) for kind in node}
+            here[more] = min(_fit(left, each, most), most)
+        fit = {
+            placed: max(fit[placed - more] + count for more, count in here.items() if placed - more in fit)
+            for placed in range(min(learners, max(fit) + max(here)) + 1)
         }
-        return sum(_fit(node, each, most) for node in left.values())
-
-    fit = max(map(with_home_on, able))
-    if fit >= needed:
+    if max(fit) < learners:
+        raise ResourceError(_no_room_for_learners(nodes, mate, learners, max(fit)))
+    if fit[learners] >= needed:
         return
     there = ", ".join(f"{sum(node.get(name, 0.0) for node in nodes.values()):g} {name}" for name in each)
     kinds = ", ".join(f"{count} {bundle}" for bundle, count in counts.items())
-    beside = f" beside the learner, which takes {_amounts(home)}" if home else ""
+    beside = f" beside the learner, which takes {_amounts(mate)}" if learners == 1 and mate else ""
+    beside = f" beside {learners} learners, each of which takes {_amounts(mate)}" if learners > 1 and mate else beside
     raise ResourceError(
-        f"the cluster has room for {fit} of {needed} workers ({kinds}), each of which takes {_amounts(each)}{beside}; "
+        f"the cluster has room for {fit[learners]} of {needed} workers ({kinds}), each of which takes {_amounts(each)}{beside}; "
         f"it has {there} on {len(nodes)} nodes: use fewer actors, a smaller --actor-cpus, more nodes, "
         f"or --min-actors to begin with those that fit"
     )
+
+
+def _no_room_for_learners(nodes: Mapping[str, Mapping[str, float]], mate: Mapping[str, float], learners: int, fit: int) -> str:
+    there = "; ".join(sorted(", ".join(f"{node.get(name, 0.0):g} {name}" for name in mate) for node in nodes.values()))
+    which = (
+        f"the learner takes {_amounts(mate)}, and none of the {len(nodes)} nodes has that ({there}): use"
+        if learners == 1
+        else f"{learners} learners take {_amounts(mate)} each, and the {len(nodes)} nodes have room for {fit} ({there}): use fewer, or"
+    )
+    return f"{which} a smaller --learner-cpus or --learner-gpus, or add a node"
 
 
 def _amounts(resources: Mapping[str, float]) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from veldt.errors import ConfigError
+from veldt.runtime.batches import BatchLink
+from veldt.runtime.cluster_batches import CalledBell
 from veldt.runtime.cluster_ports import Bulletin
 from veldt.runtime.cluster_start import Versions
 from veldt.runtime.worker import REPORT_SECONDS, Failed, Launch, live
@@ -111,6 +113,10 @@ class Replica:
         self._board = launch.board
         self._board[launch.heartbeat] = 0
         self._board.wake = self._line.wake
+        for bell in launch.bells:
+            assert isinstance(bell, CalledBell)
+            bell.wake = self._line.wake
+        self._batches: dict[str, Any] = {link.node: link.dock for link in launch.links.values() if isinstance(link, BatchLink)}
 
     def run(self) -> list[Any]:
         """Builds the parts and runs their loop to its end; the last messages."""
@@ -146,6 +152,10 @@ class Replica:
     def read(self, shard: str, held: int) -> Any:
         """The newest slice of `shard`, unless it is version `held`."""
         return self._launch.docks[shard].newer(held)
+
+    def hand(self, memory: str, number: int, batch: Any) -> None:
+        """Takes a batch of `memory`: see `HandedBatches.receive`."""
+        self._batches[memory].receive(number, batch)
 
     def stack(self) -> str:
         """The Python stack of the loop's thread, innermost call first."""

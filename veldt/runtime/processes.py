@@ -21,37 +21,27 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 
-from veldt.core import Arena, OwnedShard, Parameters, Place, Saved, Shard, Shareable, State, Worker, Writable
+from veldt.core import Arena, Parameters, Place, Saved, Shareable, State, Worker, Writable
 from veldt.data import Weights
 from veldt.errors import ConfigError
 from veldt.program import Bundle, Node, Program
-from veldt.runtime import docks, scheduler
-from veldt.runtime.batches import BatchDock, BatchLink, BatchServer
+from veldt.runtime import scheduler
+from veldt.runtime.batches import BatchLink, BatchServer
 from veldt.runtime.building import build, is_alike, label, labelled, replicas_of
+from veldt.runtime.local import Processes
 from veldt.runtime.placement import Placement, class_of, is_shard, is_team, sampled
-from veldt.runtime.ports import (
-    CountLink,
-    MemoryLink,
-    ParametersLink,
-    ShardsLink,
-    SharedLink,
-    most_of,
-    steps_of,
-    version_of,
-)
-from veldt.runtime.process import Descriptors, WorkerProcess
+from veldt.runtime.ports import CountLink, ShardsLink, most_of, steps_of, version_of
 from veldt.runtime.remote import RemoteActor, RemoteEvaluator, RemoteMemory, RemotePart, RemoteShard
-from veldt.runtime.shared import Bell, Board, Publication, SharedArena
-from veldt.runtime.supervision import RESTARTS, RestartLimits, Supervised, require_descriptors
+from veldt.runtime.supervision import RESTARTS, RestartLimits, Supervised
 from veldt.runtime.switchboard import Switchboard
 from veldt.runtime.team import Team
-from veldt.runtime.transport import Dock, Link, Newest, Transport
+from veldt.runtime.transport import Batches, Dock, Link, Newest, Rung, Transport
 from veldt.runtime.worker import Launch
 
 STALL_SECONDS = 30.0
@@ -122,7 +112,7 @@ class ProcessRuntime:
 
     def _crew(self, restarts: RestartLimits) -> list[Supervised]:
         return [
-            Supervised(_worker_label(*one), one[0].name, restarts, _vital(one[0]), self._transport.body())
+            Supervised(_worker_label(*one), one[0].name, restarts, _vital(one[0]), self._transport.body(one[0]))
             for one in self._placement.workers
         ]
 
@@ -161,16 +151,16 @@ class ProcessRuntime:
         return docks
 
     def _make_teams(self, device: str) -> dict[str, Team]:
-        """The teams, by bundle. Threads for torch are shared among the members: the slowest holds up all."""
-        teams = {bundle.name: Team(bundle.replicas, device) for bundle in self._placement.teams()}
+        """The teams, by bundle. Threads for torch are shared among the members on one machine: the slowest holds up all."""
+        teams = {bundle.name: self._transport.team(bundle.replicas, device) for bundle in self._placement.teams()}
         for team in teams.values():
-            torch.set_num_threads(max(1, torch.get_num_threads() // team.size))
+            torch.set_num_threads(max(1, torch.get_num_threads() // team.neighbours))
         return teams
 
-    def _make_batch_docks(self) -> dict[tuple[int, str], BatchDock]:
+    def _make_batch_docks(self) -> dict[tuple[int, str], Batches]:
         """A dock for each worker of a team and each memory that it samples, by its number and the memory's label."""
         return {
-            (index, name): BatchDock(self._home[name])
+            (index, name): self._transport.batches(name, self._home[name])
             for index, (bundle, _) in enumerate(self._placement.workers)
             if is_team(bundle)
             for target in sampled(bundle)
@@ -185,7 +175,7 @@ class ProcessRuntime:
             if not isinstance(part, Shareable)
         }
 
-    def _bells(self) -> list[Bell]:
+    def _bells(self) -> list[Rung]:
         """Those that the home process hears."""
         home = len(self._placement.workers)
         shards = [bell for dock in self._docks.values() for bell in dock.wakes(home)]
@@ -351,46 +341,3 @@ def _all_weights(part: Parameters) -> Weights:
     weights = part.pull(())
     assert weights is not None
     return weights
-
-
-class Processes:
-    """Processes of this machine, which share memory with the home process: a `Transport`."""
-
-    def __init__(self) -> None:
-        self.arena: Callable[[], Arena] = SharedArena
-
-    def prepare(self, placement: Placement) -> None:
-        """Raises `ResourceError` if this process may not open the descriptors that the workers take."""
-        require_descriptors(len(placement.workers))
-
-    def board(self, counters: list[str], heartbeats: list[str]) -> Board:
-        """A row of counters that all see."""
-        return Board([*counters, *heartbeats])
-
-    def publish(self, node: str, weights: Weights) -> Publication:
-        """Two buffers that all see."""
-        publication = Publication(weights.tensors)
-        publication.publish(weights)
-        return publication
-
-    def link(self, node: str, part: Any, replica: int, newest: Any) -> Link:
-        """A ring of rows, a part that is shared as a whole, or the publication."""
-        if isinstance(part, Writable):
-            return MemoryLink(node, part.ring(replica), part.end(replica))
-        if isinstance(part, Shareable):
-            return SharedLink(part, replica)
-        if newest is not None:
-            return ParametersLink(node, newest)
-        raise ConfigError(f"node {node!r} cannot be reached from another process")
-
-    def dock(self, name: str, shard: OwnedShard, join: Callable[[Sequence[Shard]], Any], users: int) -> docks.Dock:
-        """Mailboxes and publications in memory that all see."""
-        return docks.Dock(shard, join, users)
-
-    def body(self) -> WorkerProcess:
-        """A process."""
-        return WorkerProcess()
-
-    def exchange(self, bells: Sequence[Bell]) -> Descriptors:
-        """All their descriptors."""
-        return Descriptors(bells)

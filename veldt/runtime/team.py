@@ -1,11 +1,12 @@
 """A team: the replicas of a bundle that average vectors over processes, by all-reduces of torch.distributed (gloo; NCCL on GPUs).
 
-Member 0 is in the home process, the others in workers. Parts never wait, so each member has a thread that does. A *circle* is the
-team from the time when all members are there until one is lost. Then its connections are of no use: the home process, which hears
+Member 0 is in the home process, the others in workers, on this machine or others. Parts never wait, so each member has a thread that
+does. A *circle* is the team from the time when all members are there until one is lost. Then its connections are of no use: the home process, which hears
 of every death, ends all other workers of the team too, whatever they wait for, and a new circle is formed with their successors. These begin with the
 state of member 0 at home, which lost nothing: what it had given and not taken back goes into the new circle's first round.
 
-All of it is on this machine's loopback: a store, where the members of one circle find each other, listens there as long as the circle lasts.
+A store, where the members of one circle find each other, listens in the home process as long as the circle lasts. Where it listens, and
+each member for the others, the transport says: on the loopback if all are processes of one machine, else at the address of each machine.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -25,8 +26,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from veldt.errors import ConfigError
 from veldt.runtime.shared import Bell
-
-HOST = "127.0.0.1"
+from veldt.runtime.transport import Rung
 
 JOIN_SECONDS = 60.0
 """For members that are all there to connect."""
@@ -34,8 +34,9 @@ JOIN_SECONDS = 60.0
 ROUND_TIME = timedelta(days=7)
 """For a round: learners may wait for actors as long as they like. A death ends it at once, and the supervisor notices who is stuck."""
 
-GRACE_SECONDS = 10.0
-"""A worker whose circle broke waits so long to be ended by the home process, which knows why; then it gives up itself."""
+GRACE_SECONDS = 60.0
+"""A worker whose circle broke waits so long to be ended by the home process, which knows why, or will: that a machine is lost may take
+it half a minute to hear. Then it gives up itself."""
 
 END_SECONDS = 5.0
 LOOK_SECONDS = 0.02
@@ -44,14 +45,18 @@ LOOK_SECONDS = 0.02
 class Circle:
     """One member's side of one circle, from before all are there: a thread, which does all waiting."""
 
-    def __init__(self, store: Callable[[], Any], rank: int, size: int, device: str, ring: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Callable[[], Any], rank: int, size: int, device: str, host: str, ring: Callable[[], None]
+    ) -> None:
         """Args:
         store: makes the member's way to the store; called in the thread.
         rank, size: which member of how many this is.
         device: where vectors are.
+        host: the address at which the other members reach this one.
         ring: wakes whoever may want to `take`.
         """
-        self._store, self._rank, self._size, self._device, self._ring = store, rank, size, torch.device(device), ring
+        self._store, self._rank, self._size, self._device = store, rank, size, torch.device(device)
+        self._host, self._ring = host, ring
         self.mean: torch.Tensor | None = None
         """That of the last round, until it is taken."""
         self.broken: str | None = None
@@ -99,7 +104,7 @@ class Circle:
         if self._device.type == "cuda":
             return distributed.ProcessGroupNCCL(store, self._rank, self._size, distributed.ProcessGroupNCCL.Options())
         options = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._devices = [distributed.ProcessGroupGloo.create_device(hostname=HOST)]
+        options._devices = [distributed.ProcessGroupGloo.create_device(hostname=self._host)]
         options._timeout, options._threads = timedelta(seconds=JOIN_SECONDS), 1
         return distributed.ProcessGroupGloo(store, self._rank, self._size, options)
 
@@ -165,30 +170,54 @@ class Member:
 
 @dataclass(frozen=True)
 class Invitation:
-    """Into a circle, for a worker that is being started: makes its `core.Average`."""
+    """Into a circle whose store listens at `host` and `port`, for a worker that is being started: makes its `core.Average`.
 
+    here: says, where it is called, at which address the others reach that machine.
+    """
+
+    host: str
     port: int
     rank: int
     size: int
     device: str
-    bell: Bell
+    bell: Rung
+    here: Callable[[], str]
 
     def __call__(self) -> Member:
         """Joins, without waiting for the others."""
-        return Member(Circle(self._store, self.rank, self.size, self.device, self.bell.ring), patient=False)
+        return Member(Circle(self._store, self.rank, self.size, self.device, self.here(), self.bell.ring), patient=False)
 
     def _store(self) -> Any:
-        return TCPStore(HOST, self.port, is_master=False, wait_for_workers=False, timeout=ROUND_TIME)
+        return TCPStore(self.host, self.port, is_master=False, wait_for_workers=False, timeout=ROUND_TIME)
+
+
+def loopback() -> str:
+    """The address of this machine for itself."""
+    return "127.0.0.1"
 
 
 class Team:
     """A team, from the home process's side."""
 
-    def __init__(self, size: int, device: str) -> None:
-        self.size, self.devices = size, devices_of(device, size)
+    def __init__(
+        self,
+        devices: Sequence[str],
+        *,
+        neighbours: int | None = None,
+        here: Callable[[], str] = loopback,
+        bell: Callable[[], Rung] = Bell,
+    ) -> None:
+        """Args:
+        devices: where each member computes.
+        neighbours: so many members share the cores of one machine; by default all.
+        here: says, where it is called, at which address the other members reach that machine; it can be sent to a worker.
+        bell: makes what wakes one member; it can be sent to a worker.
+        """
+        self.size, self.devices, self.neighbours = len(devices), devices, neighbours or len(devices)
         self.home = Member(None, patient=True)
         """The average of member 0."""
-        self.bells = [Bell() for _ in range(size)]
+        self.bells = [bell() for _ in devices]
+        self._here, self._host = here, here()
         self._port: int | None = None
 
     def invite(self, rank: int) -> Invitation:
@@ -196,15 +225,16 @@ class Team:
         if self._port is None:
             self._form()
         assert self._port is not None
-        return Invitation(self._port, rank, self.size, self.devices[rank], self.bells[rank])
+        return Invitation(self._host, self._port, rank, self.size, self.devices[rank], self.bells[rank], self._here)
 
     def _form(self) -> None:
-        ears = socket.create_server((HOST, 0), backlog=128)
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        ears = socket.create_server((self._host, 0), family=family, backlog=128)
         self._port = int(ears.getsockname()[1])
         store = TCPStore(
-            HOST, self._port, is_master=True, wait_for_workers=False, master_listen_fd=ears.detach(), timeout=ROUND_TIME
+            self._host, self._port, is_master=True, wait_for_workers=False, master_listen_fd=ears.detach(), timeout=ROUND_TIME
         )
-        self.home.join(Circle(lambda: store, 0, self.size, self.devices[0], self.bells[0].ring))
+        self.home.join(Circle(lambda: store, 0, self.size, self.devices[0], self._host, self.bells[0].ring))
 
     def dissolve(self) -> None:
         """Ends the circle under way; all other members are lost or will be ended. The next invitation is to another."""

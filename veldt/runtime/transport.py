@@ -12,17 +12,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from veldt.core import Arena, OwnedShard, Shard, State
-from veldt.data import Weights
+from veldt.data import Batch, Weights
+from veldt.program import Bundle
 
 if TYPE_CHECKING:
     from veldt.runtime.placement import Placement
-    from veldt.runtime.shared import Bell
     from veldt.runtime.supervision import Supervised
+    from veldt.runtime.team import Team
     from veldt.runtime.worker import Launch, Report
 
 
 Send = Callable[[Any], None]
 """Sends a message to the other end."""
+
+
+class Rung(Protocol):
+    """A bell: wakes one process, wherever it is rung."""
+
+    def ring(self) -> None:
+        """Never waits."""
+
+    def silence(self) -> None:
+        """Until the next ring. By who is rung."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
 
 
 class Line(Protocol):
@@ -150,7 +164,7 @@ class Dock(Protocol):
 
     join: Callable[[Sequence[Shard]], Any]
 
-    def wakes(self, user: int | None) -> Sequence[Bell]:
+    def wakes(self, user: int | None) -> Sequence[Rung]:
         """What rings for user number `user`, or with None for the shard."""
 
     def port(self, user: int, board: Counters) -> Shard:
@@ -161,6 +175,34 @@ class Dock(Protocol):
 
     def restore(self, state: State) -> None:
         """What the shard of a resumed run begins with, for those who read it before its process is there."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
+
+class Batches(Protocol):
+    """What stands between a memory at home and one learner elsewhere: home fills it, the learner takes, and gives back what it took."""
+
+    filled: Rung
+    """Wakes the learner."""
+
+    freed: Rung
+    """Wakes home."""
+
+    def has_room(self) -> bool:
+        """Whether another batch can be put in. At home."""
+
+    def put(self, batch: Batch[Any]) -> None:
+        """Copies `batch` to where the learner finds it. At home, where there is room."""
+
+    def has_batch(self) -> bool:
+        """Whether there is a batch to take."""
+
+    def take(self) -> Batch[Any]:
+        """The oldest batch, until the next call, which gives it back. For the learner."""
+
+    def give_back(self) -> None:
+        """The batch that was taken last, by this process or one before it, is done with."""
 
     def close(self) -> None:
         """Lets go of what it holds."""
@@ -187,8 +229,14 @@ class Transport(Protocol):
     def dock(self, name: str, shard: OwnedShard, join: Callable[[Sequence[Shard]], Any], users: int) -> Dock:
         """What stands around the shard called `name`, which is like `shard`, for `users` who may push."""
 
-    def body(self) -> Body:
-        """What one worker is to live in."""
+    def team(self, size: int, device: str) -> Team:
+        """A team of `size`, of which the first computes on `device` at home."""
 
-    def exchange(self, bells: Sequence[Bell]) -> Exchange:
-        """What the home process waits on, and `bells` beside the workers."""
+    def batches(self, node: str, memory: Any) -> Batches:
+        """What stands between memory `node` at home and one learner in a worker."""
+
+    def body(self, bundle: Bundle) -> Body:
+        """What one worker, a replica of `bundle`, is to live in."""
+
+    def exchange(self, bells: Sequence[Any]) -> Exchange:
+        """What the home process waits on, and beside the workers `bells`, which came from this transport."""

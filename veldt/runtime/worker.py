@@ -38,8 +38,7 @@ from veldt.runtime import scheduler
 from veldt.runtime.channel import Channel
 from veldt.runtime.docks import ShardServer
 from veldt.runtime.ports import Credit, MemoryPort, most_of, steps_of
-from veldt.runtime.shared import Bell
-from veldt.runtime.transport import Counters, Line, Link
+from veldt.runtime.transport import Counters, Line, Link, Rung
 
 REPORT_SECONDS = 0.5
 """Between two reports of a worker, and between two looks of its watching thread."""
@@ -141,7 +140,7 @@ class Launch:
     nodes: tuple[tuple[str, Node], ...]
     place: Place
     links: Mapping[str, Link]
-    bells: tuple[Bell, ...]
+    bells: tuple[Rung, ...]
     docks: Mapping[str, Any]
     board: Counters
     heartbeat: str
