@@ -69,11 +69,10 @@ def test_what_was_given_to_a_circle_that_lost_a_member_goes_into_the_first_round
     team.close()
 
 
-def test_a_member_that_nobody_relieves_of_a_broken_circle_gives_up(monkeypatch):
-    monkeypatch.setattr("veldt.runtime.team.GRACE_SECONDS", 0.0)
+def test_a_member_that_nobody_relieves_of_a_broken_circle_gives_up():
     team = Team(["cpu"] * 2)
     peer = started(team.invite(1), [[1.0], [1.0]])
-    impatient = Member(None, patient=False)
+    impatient = Member(None, grace_seconds=0.0)
     assert team.home._circle is not None
     impatient.join(team.home._circle)
     impatient.give(torch.tensor([1.0]))

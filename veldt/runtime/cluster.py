@@ -30,6 +30,9 @@ from veldt.runtime.shared import Layout
 from veldt.runtime.team import Team
 from veldt.runtime.transport import Body, Counters, Exchange, Link, Newest
 
+GRACE_SECONDS = 60.0
+"""That a machine is lost may take home half a minute to hear. So long a learner whose circle broke waits to be ended, see `team`."""
+
 
 class Actors:
     """Actors of a Ray cluster: a `Transport`."""
@@ -97,7 +100,8 @@ class Actors:
     def team(self, size: int, device: str) -> Team:
         """One between machines, each of whose members has the GPUs that Ray gave it, under the same names."""
         assert self._cluster is not None
-        return Team([device] * size, neighbours=self._cluster.share(size), here=address_here, bell=CalledBell)
+        neighbours = self._cluster.share(size)
+        return Team([device] * size, neighbours=neighbours, here=address_here, bell=CalledBell, grace_seconds=GRACE_SECONDS)
 
     def batches(self, node: str, memory: Any) -> HandedBatches:
         """Calls to the learner's actor."""

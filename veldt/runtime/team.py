@@ -34,9 +34,8 @@ JOIN_SECONDS = 60.0
 ROUND_TIME = timedelta(days=7)
 """For a round: learners may wait for actors as long as they like. A death ends it at once, and the supervisor notices who is stuck."""
 
-GRACE_SECONDS = 60.0
-"""A worker whose circle broke waits so long to be ended by the home process, which knows why, or will: that a machine is lost may take
-it half a minute to hear. Then it gives up itself."""
+GRACE_SECONDS = 10.0
+"""A worker whose circle broke waits so long to be ended by the home process, which knows why; then it gives up itself."""
 
 END_SECONDS = 5.0
 LOOK_SECONDS = 0.02
@@ -122,9 +121,9 @@ class Circle:
 class Member:
     """One member's `core.Average`, through all circles that it is in."""
 
-    def __init__(self, circle: Circle | None, patient: bool) -> None:
-        """`patient`: somebody will end a circle that is broken, and have this member join the next."""
-        self._circle, self._patient = circle, patient
+    def __init__(self, circle: Circle | None, grace_seconds: float | None) -> None:
+        """`grace_seconds`: how long a circle may be broken; None: somebody will end it, and have this member join the next."""
+        self._circle, self._grace_seconds = circle, grace_seconds
         self._given: torch.Tensor | None = None
 
     @property
@@ -147,7 +146,8 @@ class Member:
         circle = self._circle
         if circle is None:
             return None
-        if circle.broken and not self._patient and time.monotonic() - circle.broken_at > GRACE_SECONDS:
+        grace = self._grace_seconds
+        if circle.broken and grace is not None and time.monotonic() - circle.broken_at > grace:
             raise RuntimeError(f"the average with the other replicas broke down ({circle.broken})")
         mean, circle.mean = circle.mean, None
         if mean is not None:
@@ -172,7 +172,7 @@ class Member:
 class Invitation:
     """Into a circle whose store listens at `host` and `port`, for a worker that is being started: makes its `core.Average`.
 
-    here: says, where it is called, at which address the others reach that machine.
+    here: says, where it is called, at which address the others reach that machine. grace_seconds: see `Member`.
     """
 
     host: str
@@ -182,10 +182,12 @@ class Invitation:
     device: str
     bell: Rung
     here: Callable[[], str]
+    grace_seconds: float
 
     def __call__(self) -> Member:
         """Joins, without waiting for the others."""
-        return Member(Circle(self._store, self.rank, self.size, self.device, self.here(), self.bell.ring), patient=False)
+        circle = Circle(self._store, self.rank, self.size, self.device, self.here(), self.bell.ring)
+        return Member(circle, self.grace_seconds)
 
     def _store(self) -> Any:
         return TCPStore(self.host, self.port, is_master=False, wait_for_workers=False, timeout=ROUND_TIME)
@@ -206,18 +208,20 @@ class Team:
         neighbours: int | None = None,
         here: Callable[[], str] = loopback,
         bell: Callable[[], Rung] = Bell,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         """Args:
         devices: where each member computes.
         neighbours: so many members share the cores of one machine; by default all.
         here: says, where it is called, at which address the other members reach that machine; it can be sent to a worker.
         bell: makes what wakes one member; it can be sent to a worker.
+        grace_seconds: of the members in workers, see `Member`.
         """
         self.size, self.devices, self.neighbours = len(devices), devices, neighbours or len(devices)
-        self.home = Member(None, patient=True)
+        self.home = Member(None, grace_seconds=None)
         """The average of member 0."""
         self.bells = [bell() for _ in devices]
-        self._here, self._host = here, here()
+        self._here, self._host, self._grace_seconds = here, here(), grace_seconds
         self._port: int | None = None
 
     def invite(self, rank: int) -> Invitation:
@@ -225,7 +229,9 @@ class Team:
         if self._port is None:
             self._form()
         assert self._port is not None
-        return Invitation(self._host, self._port, rank, self.size, self.devices[rank], self.bells[rank], self._here)
+        return Invitation(
+            self._host, self._port, rank, self.size, self.devices[rank], self.bells[rank], self._here, self._grace_seconds
+        )
 
     def _form(self) -> None:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
