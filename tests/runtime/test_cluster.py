@@ -14,11 +14,18 @@ import torch
 
 import veldt
 import veldt.training as training
-from tests.runtime.programs import PATIENCE_SECONDS, actors_and_learner, apex_corridor, goes_right, processes, run_while
-from tests.runtime.test_learning_workers import gorila, parameters, unbounded, worker
+from tests.runtime.programs import (
+    PATIENCE_SECONDS,
+    actors_and_learner,
+    apex_corridor,
+    goes_right,
+    processes,
+    run_while,
+    unbounded,
+)
+from tests.runtime.test_learning_workers import gorila, parameters, worker
 from tests.runtime.test_processes import run_updates
-from tests.runtime.test_team import impala, same_weights_everywhere
-from tests.runtime.test_team import unbounded as never_full
+from tests.runtime.test_team import impala, kills_one_of_three_learners
 from tests.systems import test_impala
 from tests.systems.test_r2d2 import TINY
 from tests.systems.toys import SECONDS, SMALL, corridor
@@ -326,28 +333,8 @@ def test_a_shard_that_is_lost_with_its_node_is_restored_elsewhere_and_its_users_
 
 def test_a_learner_that_is_killed_is_replaced_and_all_go_on_together_from_the_weights_of_the_first(cluster):
     """Three learners, two of them actors on other machines: the store of their circle is at home, batches travel by calls."""
-    learners = 3
-    runtime = never_full(on_cluster(impala(learners), cpus=0.25))
-    parameters, marks = runtime.parts["parameters 0"], {}
-    victim, mate = [one for one in runtime.switchboard.crew if one.bundle == "learner"]
-
-    def more(said):
-        if not marks and parameters.version >= 50:
-            marks.update(version=parameters.version, alike=same_weights_everywhere(runtime, learners), mate=mate.pid)
-            os.kill(victim.channel.where.pid, signal.SIGKILL)
-        if not marks or parameters.version < marks["version"] + 50:
-            return True
-        marks["alike again"] = same_weights_everywhere(runtime, learners)
-        return False
-
-    said = run_while(runtime, more)
-    (line,) = [line for line in said if "killed" in line]
-    assert line.startswith("learner 1 on node ")
-    assert "; replaced, 2/3 healthy; all 3 go on together from update " in line
-    assert marks["version"] <= int(line.rsplit(" ", 1)[1].replace(",", "")) <= marks["version"] + 5  # nothing at home was lost
-    assert marks["alike"]
-    assert marks["alike again"]
-    assert (victim.budget.deaths, mate.budget.deaths) == (1, 0)  # ended with it, which is no fault of its own
+    runtime = unbounded(on_cluster(impala(3), cpus=0.25))
+    kills_one_of_three_learners(runtime, lambda victim: victim.channel.where.pid, "learner 1 on node ")
 
 
 def test_a_run_of_two_learners_makes_an_update_of_each_two_batches(cluster, tmp_path):

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from tests.runtime.programs import killing, processes, run_while
+from tests.runtime.programs import killing, processes, run_while, unbounded
 from tests.systems.toys import corridor
 from veldt.envs.make import make_env_spec
 from veldt.errors import ConfigError, WorkersLost
@@ -25,13 +25,6 @@ def gorila(**settings):
         "target_period_updates": 50, "epsilon_steps": 1_000, "reward_clip": None, **settings,
     })  # fmt: skip
     return program(config, make_env_spec(corridor))
-
-
-def unbounded(runtime):
-    for part in runtime.parts.values():
-        if hasattr(part, "most_steps"):
-            part.most_steps = 10**9
-    return runtime
 
 
 def parameters(runtime):

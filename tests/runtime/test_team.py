@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from tests.runtime.members import gives, taken
-from tests.runtime.programs import PATIENCE_SECONDS, killing, processes, run_while
+from tests.runtime.programs import PATIENCE_SECONDS, killing, processes, run_while, unbounded
 from tests.systems.toys import corridor
 from veldt.core import Place
 from veldt.envs.make import make_env_spec
@@ -159,11 +160,6 @@ def impala(learners: int, **settings: Any) -> Any:
     return program(config, make_env_spec(corridor))
 
 
-def unbounded(runtime: Any) -> Any:
-    runtime.parts["unrolls"].most_steps = 10**9
-    return runtime
-
-
 def same_weights_everywhere(runtime: Any, learners: int) -> bool:
     """Whether all learners hold the same weights to the last bit; they are asked until all have made their last update."""
     names = [f"parameters {number}" for number in range(1, learners)]
@@ -198,16 +194,16 @@ def test_what_needs_one_learner_is_refused_before_anything_starts():
         Actors(ClusterOptions(home={"GPU": 0.5})).join(Placement.of(impala(2)))
 
 
-def test_a_learner_that_is_killed_is_replaced_and_all_go_on_together_from_the_weights_of_the_first():
+def kills_one_of_three_learners(runtime: Any, pid_of: Callable[[Any], int], named: str) -> None:
+    """Kills the process of a learner, and holds the run to what it says and does then; `named`: how its line begins."""
     learners = 3
-    runtime = unbounded(processes(impala(learners)))
     parameters, marks = runtime.parts["parameters 0"], {}
     victim, mate = [one for one in runtime.switchboard.crew if one.bundle == "learner"]
 
     def more(said):
         if not marks and parameters.version >= 50:
-            marks.update(version=parameters.version, alike=same_weights_everywhere(runtime, learners), mate=mate.pid)
-            os.kill(victim.pid, signal.SIGKILL)
+            marks.update(version=parameters.version, alike=same_weights_everywhere(runtime, learners))
+            os.kill(pid_of(victim), signal.SIGKILL)
         if not marks or parameters.version < marks["version"] + 50:
             return True
         marks["alike again"] = same_weights_everywhere(runtime, learners)
@@ -215,12 +211,16 @@ def test_a_learner_that_is_killed_is_replaced_and_all_go_on_together_from_the_we
 
     said = run_while(runtime, more)
     (line,) = [line for line in said if "killed" in line]
-    assert line.startswith("learner 1 killed by signal 9")
+    assert line.startswith(named)
     assert "; replaced, 2/3 healthy; all 3 go on together from update " in line
     assert marks["version"] <= int(line.rsplit(" ", 1)[1].replace(",", "")) <= marks["version"] + 5  # nothing at home was lost
     assert marks["alike"]
     assert marks["alike again"]
     assert (victim.budget.deaths, mate.budget.deaths) == (1, 0)  # ended with it, which is no fault of its own
+
+
+def test_a_learner_that_is_killed_is_replaced_and_all_go_on_together_from_the_weights_of_the_first():
+    kills_one_of_three_learners(unbounded(processes(impala(3))), lambda victim: victim.pid, "learner 1 killed by signal 9")
 
 
 def test_a_learner_that_is_frozen_counts_as_stuck_and_is_replaced():

@@ -7,7 +7,6 @@ send signals. What is done to one part is a generator here: it does something, a
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
@@ -23,6 +22,7 @@ from veldt.chaos.schedule import RUN, Fault, make_schedule
 from veldt.chaos.watched import Ended, Failed, Line, Order, Seen, Sight, live
 from veldt.errors import UserError
 from veldt.request import Request
+from veldt.runs.folder import RunFolder
 from veldt.runs.metrics import EVAL_RETURN, Series, read
 from veldt.runtime.supervision import RESTARTS
 
@@ -273,7 +273,7 @@ class Perpetrator:
         while self._sight is None:
             yield
         # The run's own word: where bundles act by themselves, some may have done so before the first sight of all.
-        resumed = int(json.loads((self._folder / "status.json").read_text())["step"])
+        resumed = int(RunFolder.open(self._folder).status()["step"])
         while self._sight.step <= resumed:
             yield
         outcome.recovered_seconds = time.monotonic() - began

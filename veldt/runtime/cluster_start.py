@@ -104,14 +104,7 @@ class Cluster:
 
     def place(self, launch: Any, versions: Any, takes: Mapping[str, float]) -> Any:
         """A new actor, which begins its life as soon as the cluster has room for what it takes; spread over the machines."""
-        custom = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
-        placed = self._replica.options(
-            num_cpus=takes.get("CPU", 0.0),
-            num_gpus=takes.get("GPU", 0.0),
-            resources=custom or None,
-            scheduling_strategy="SPREAD",
-        )
-        return placed.remote(launch, versions)
+        return self._replica.options(**_asked(takes), scheduling_strategy="SPREAD").remote(launch, versions)
 
     def share(self, learners: int) -> int:
         """How many of so many learners live on one machine, if they are spread over all that have room for one."""
@@ -126,10 +119,7 @@ class Cluster:
 
         near = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=True)
         actor = self._ray.remote(max_restarts=0, concurrency_groups={ORDERS: 1, WORDS: 1})(Life)
-        takes = self._options.mate
-        return actor.options(num_cpus=takes.get("CPU", 0.0), num_gpus=takes.get("GPU", 0.0), scheduling_strategy=near).remote(
-            live
-        )
+        return actor.options(**_asked(self._options.mate), scheduling_strategy=near).remote(live)
 
     def head_gone(self) -> str | None:
         """What to say if the head has not answered several times in a row."""
@@ -163,6 +153,12 @@ class Cluster:
         """Lets go of the cluster: nothing of this run is left on it."""
         if self._owned:
             self._ray.shutdown()
+
+
+def _asked(takes: Mapping[str, float]) -> dict[str, Any]:
+    """What an actor takes, as Ray is asked for it."""
+    custom = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
+    return {"num_cpus": takes.get("CPU", 0.0), "num_gpus": takes.get("GPU", 0.0), "resources": custom or None}
 
 
 def address_here() -> str:
